@@ -1,0 +1,78 @@
+//! The log of a room: what happened, in one order, for good.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp, UserId};
+
+use crate::Result;
+
+/// An event that wants a place in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    pub room: RoomId,
+    /// Who did it. With `id` and `room` it names the act: the same three are the same act, for ever.
+    pub from: UserId,
+    pub id: MessageId,
+    /// What was done. Never a fence or a void: those are the log's own.
+    pub body: EventBody,
+}
+
+/// The place an event got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub event: Arc<Event>,
+    /// The act was known already; `event` is what the first call stored.
+    pub duplicate: bool,
+}
+
+/// A piece of a log without holes, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    pub events: Vec<Arc<Event>>,
+    /// The last readable seq of the room when the page was read.
+    pub head: Seq,
+}
+
+/// The logs of all rooms.
+///
+/// **Durable when it returns**: an event whose `append` returned survives the crash of any process and machine the
+/// family promises to survive. **Idempotent without time limit**: the same (room, from, id) with the same body returns
+/// the first event with `duplicate`; with another body it is a [`Conflict`](crate::Error::Conflict). **One order**:
+/// events of a room have strictly rising seqs chained by `prev`; a reader never sees an event whose predecessors it
+/// could not read, nor one that could still be lost (an adapter that stores in steps keeps such events out of `read`
+/// and `head` until they are safe, and finishes the work of a writer that died). `at` never goes back within a room.
+///
+/// After an event is durable the adapter hands it to the [`Relay`](crate::Relay) in chain order; callers do not.
+///
+/// An append that fails with `Unavailable` or `Overloaded` may have been stored all the same; repeating it is safe and
+/// is how a caller finds out.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// Gives the event the next place in its room's log. Calls of one task keep their order when each is polled once
+    /// before the next is made.
+    async fn append(&self, append: Append) -> Result<Appended>;
+
+    /// The first `limit` events after `after`, ascending, without a hole: the first one's `prev` is `after` (or it is
+    /// a fence, or `after` lies in a closed range before one).
+    async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Page>;
+
+    /// The last `limit` events before `before`, ascending.
+    async fn read_before(&self, room: &RoomId, before: Seq, limit: usize) -> Result<Page>;
+
+    /// The last readable seq; zero for a room without events.
+    async fn head(&self, room: &RoomId) -> Result<Seq>;
+
+    /// All edits, deletes and reactions of the given messages, ascending. At most `targets.len()` × 1,000 events are
+    /// returned, the newest win.
+    async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>>;
+
+    /// The first seq at or after a time; the seq after the head when there is none.
+    async fn first_at(&self, room: &RoomId, at: Timestamp) -> Result<Seq>;
+
+    /// How many messages of others stand after `after`, counted up to `most`.
+    async fn unread(&self, room: &RoomId, user: &UserId, after: Seq, most: u64) -> Result<u64>;
+
+    /// Removes a room's events for good. The room's id is never used again.
+    async fn forget(&self, room: &RoomId) -> Result<()>;
+}
