@@ -1,0 +1,188 @@
+import { computed, signal } from "@preact/signals";
+import type { ErrorCode, Intent, LogEvent } from "../engine/frames";
+import type { InboxEntry, Member, RoomInfo } from "../net/rest";
+import { fromEvent, type Message, react, Timeline } from "../timeline/timeline";
+
+/** Something this person did that is not yet seen in the log. */
+export interface Pending {
+  readonly intent: Intent;
+  readonly at: string;
+  readonly state: "sending" | "sent" | "failed";
+  readonly failure?: { code: ErrorCode; message: string };
+}
+
+export type Loading = "no" | "latest" | "older" | "newer" | "failed";
+
+/** One room in the list, and, once opened, its messages. Changes are announced through signals. */
+export class Room {
+  readonly info;
+  readonly unread;
+  readonly last;
+  readonly timeline = new Timeline();
+  /** Rises whenever the messages or the pending intents change. */
+  readonly version = signal(0);
+  readonly loading = signal<Loading>("no");
+  readonly members = signal<readonly Member[]>([]);
+  readonly people = signal<ReadonlySet<string>>(new Set());
+  readonly typing = signal<readonly string[]>([]);
+  /** Of everybody else, the furthest that anyone received and read. */
+  readonly deliveredTo = signal(0);
+  readonly seenTo = signal(0);
+  /** Where the "new" line stands: the last message that was read when the room was opened. */
+  readonly newAfter = signal<number | null>(null);
+  readonly title = computed(() => {
+    const info = this.info.value;
+    return info.kind === "direct" ? (info.with ?? info.name) : info.name;
+  });
+  readTo: number;
+  opened = false;
+  draft = "";
+  private readonly pending = new Map<string, Pending>();
+  private readonly cursors = new Map<string, { received: number; read: number }>();
+
+  constructor(
+    readonly id: string,
+    entry: InboxEntry,
+    private readonly me: string,
+  ) {
+    this.info = signal<RoomInfo>(entry.room);
+    this.unread = signal(entry.unread);
+    this.last = signal<Message | null>(entry.last);
+    this.readTo = entry.read;
+    if (entry.room.with) this.meet([entry.room.with]);
+  }
+
+  /** Takes the room's next event. */
+  apply(event: LogEvent): void {
+    const before = this.timeline.version;
+    this.timeline.apply(event);
+    if (event.kind === "message") {
+      this.last.value = fromEvent(event);
+      if (event.from) this.stopTyping(event.from);
+    }
+    if (event.from) this.meet([event.from]);
+    if (event.kind === "member") this.memberChanged(event);
+    if (event.kind === "room") this.info.value = changedInfo(this.info.value, event);
+    const settled = "id" in event && this.pending.delete(event.id);
+    if (settled || this.timeline.version !== before) this.changed();
+  }
+
+  changed(): void {
+    this.version.value += 1;
+  }
+
+  submitted(intent: Intent, at: string): void {
+    this.pending.set(intent.id, { intent, at, state: "sending" });
+    this.changed();
+  }
+
+  /** Acked: the pending entry stays on the screen until its event arrives, unless that has been applied already. */
+  acked(id: string, at: string, applied: boolean): void {
+    const entry = this.pending.get(id);
+    if (!entry) return;
+    if (applied || (entry.intent.type === "send" && !this.timeline.atEnd)) this.pending.delete(id);
+    else this.pending.set(id, { ...entry, at, state: "sent" });
+    this.changed();
+  }
+
+  failed(id: string, code: ErrorCode, message: string): void {
+    const entry = this.pending.get(id);
+    if (entry) this.pending.set(id, { ...entry, state: "failed", failure: { code, message } });
+    this.changed();
+  }
+
+  retried(id: string): void {
+    const entry = this.pending.get(id);
+    if (entry) this.pending.set(id, { intent: entry.intent, at: entry.at, state: "sending" });
+    this.changed();
+  }
+
+  dropPending(id: string): void {
+    if (this.pending.delete(id)) this.changed();
+  }
+
+  /** Messages written but not yet in the log, in the order they were written. */
+  unsent(): Pending[] {
+    return [...this.pending.values()].filter((p) => p.intent.type === "send");
+  }
+
+  /** Edits, deletions and reactions not yet in the log, or refused. */
+  acts(): Pending[] {
+    return [...this.pending.values()].filter((p) => p.intent.type !== "send");
+  }
+
+  /** The message as this person already changed it. */
+  withActs(message: Message, acts: readonly Pending[]): Message {
+    let shown = message;
+    for (const { intent, state } of acts) {
+      if (intent.type === "send" || intent.seq !== message.seq || state === "failed") continue;
+      if (intent.type === "edit") shown = { ...shown, text: intent.text, edited_at: shown.at };
+      else if (intent.type === "delete") shown = { ...shown, text: null, deleted: true, reactions: [] };
+      else shown = { ...shown, reactions: react(shown.reactions, intent.emoji, this.me, intent.on) };
+    }
+    return shown;
+  }
+
+  receipt(user: string, received: number, read: number): void {
+    if (user === this.me) {
+      this.readTo = Math.max(this.readTo, read);
+      return;
+    }
+    const old = this.cursors.get(user);
+    this.cursors.set(user, {
+      received: Math.max(received, old?.received ?? 0),
+      read: Math.max(read, old?.read ?? 0),
+    });
+    this.deliveredTo.value = Math.max(this.deliveredTo.value, received, read);
+    this.seenTo.value = Math.max(this.seenTo.value, read);
+  }
+
+  /** Who, other than me, has read up to here. */
+  seenBy(seq: number): string[] {
+    return [...this.cursors].filter(([, c]) => c.read >= seq).map(([user]) => user);
+  }
+
+  setMembers(members: readonly Member[]): void {
+    this.members.value = members;
+    this.meet(members.map((m) => m.user));
+    for (const m of members) this.receipt(m.user, m.received, m.read);
+  }
+
+  meet(users: readonly string[]): void {
+    const known = this.people.value;
+    if (users.some((u) => !known.has(u))) this.people.value = new Set([...known, ...users]);
+  }
+
+  startTyping(user: string): void {
+    if (user !== this.me && !this.typing.value.includes(user))
+      this.typing.value = [...this.typing.value, user];
+  }
+
+  stopTyping(user: string): void {
+    if (this.typing.value.includes(user)) this.typing.value = this.typing.value.filter((u) => u !== user);
+  }
+
+  private memberChanged(event: Extract<LogEvent, { kind: "member" }>): void {
+    const gone = event.change === "left" || event.change === "removed";
+    const others = this.members.value.filter((m) => m.user !== event.user);
+    const known = this.members.value.find((m) => m.user === event.user);
+    if (gone) {
+      this.members.value = others;
+      this.people.value = new Set([...this.people.value].filter((u) => u !== event.user));
+    } else {
+      this.meet([event.user]);
+      const role = event.role ?? known?.role ?? "member";
+      this.members.value = [...others, { received: 0, read: 0, ...known, user: event.user, role }];
+    }
+    const step = gone ? -1 : known || event.change === "role" ? 0 : 1;
+    if (step !== 0) this.info.value = { ...this.info.value, members: this.info.value.members + step };
+  }
+}
+
+function changedInfo(info: RoomInfo, event: Extract<LogEvent, { kind: "room" }>): RoomInfo {
+  return {
+    ...info,
+    ...(event.name === undefined ? {} : { name: event.name }),
+    ...(event.topic === undefined ? {} : { topic: event.topic }),
+  };
+}

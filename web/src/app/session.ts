@@ -1,0 +1,435 @@
+/** One signed-in person in this tab: the engine, its link, the HTTP API, and what the page shows of them. */
+import { computed, signal } from "@preact/signals";
+import { type Effect, Engine, type Signal, type Status } from "../engine/engine";
+import type { Intent, LogEvent, PresenceStatus } from "../engine/frames";
+import { uuidV7 } from "../engine/ids";
+import { Drafts } from "../net/drafts";
+import { Link } from "../net/link";
+import { type InboxEntry, Rest, RestError, type RoomInfo } from "../net/rest";
+import { Room } from "./room";
+
+const PAGE = 100;
+const TYPING_SHOWN_MS = 6_000;
+const TYPING_SENT_EVERY_MS = 3_000;
+
+export class Session {
+  readonly rest: Rest;
+  readonly status = signal<Status>("connecting");
+  /** The inbox was read at least once. */
+  readonly ready = signal(false);
+  readonly rooms = signal<ReadonlyMap<string, Room>>(new Map());
+  readonly currentId = signal<string | null>(null);
+  readonly current = computed(() => this.rooms.value.get(this.currentId.value ?? "") ?? null);
+  readonly presence = signal<ReadonlyMap<string, PresenceStatus>>(new Map());
+  /** The message to scroll to, once; `at` tells two jumps to the same message apart. */
+  readonly jump = signal<{ room: string; seq: number; at: number } | null>(null);
+  /** What went wrong and is worth a line on the screen. */
+  readonly trouble = signal<string | null>(null);
+  /** The last message of somebody else in the open room, for a screen reader. */
+  readonly heard = signal("");
+  readonly unread = computed(() => {
+    let sum = 0;
+    for (const room of this.rooms.value.values()) sum += room.unread.value;
+    return sum;
+  });
+  textBytes = 16_384;
+
+  private readonly engine: Engine;
+  private readonly link: Link;
+  private readonly drafts: Drafts;
+  private readonly received = new Set<string>();
+  private readonly typingTimers = new Map<string, ReturnType<typeof setTimeout>>();
+  private receivedTimer: ReturnType<typeof setTimeout> | undefined;
+  private inboxTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The message in the open room that the address names. */
+  private wanted: number | undefined;
+  private lastId = 0;
+  private typingSentAt = 0;
+  private stopped = false;
+
+  constructor(readonly user: string) {
+    this.rest = new Rest(user);
+    this.drafts = new Drafts(user);
+    this.engine = new Engine(user, Math.random);
+    this.link = new Link(this.engine, (effect) => this.take(effect));
+    this.drafts.onRemoved((id) => this.settledElsewhere(id));
+    for (const intent of this.drafts.load()) this.link.step({ type: "submit", intent });
+    this.link.step({ type: "wake" });
+  }
+
+  stop(): void {
+    this.stopped = true;
+    clearTimeout(this.receivedTimer);
+    clearTimeout(this.inboxTimer);
+    this.link.stop();
+  }
+
+  /** Shows a room, joining or making it when needed. */
+  async open(id: string, seq?: number): Promise<void> {
+    this.currentId.value = id;
+    this.wanted = seq;
+    const room = this.rooms.value.get(id) ?? (this.ready.value ? await this.enter(id) : null);
+    if (!room || this.currentId.value !== id) return;
+    if (!room.opened) {
+      room.opened = true;
+      room.newAfter.value = room.unread.value > 0 ? room.readTo : null;
+      void this.loadMembers(room);
+    }
+    if (seq !== undefined) await this.jumpTo(room, seq);
+    else if (room.timeline.messages.length === 0) await this.loadLatest(room);
+  }
+
+  close(): void {
+    this.currentId.value = null;
+  }
+
+  /** Joins the public room of this id, or makes it. Throws a RestError that can be shown. */
+  async openOrCreate(id: string, name: string): Promise<void> {
+    if (!this.rooms.value.has(id)) {
+      const info = await this.rest.join(id).then(
+        () => this.rest.room(id),
+        (e) => {
+          if (e instanceof RestError && e.code === "not_found")
+            return this.rest.createRoom({ id, kind: "public", name });
+          throw e;
+        },
+      );
+      this.addNew(info);
+    }
+  }
+
+  async openDirect(user: string): Promise<string> {
+    const info = await this.rest.direct(user);
+    this.addNew(info);
+    return info.id;
+  }
+
+  async leave(room: Room): Promise<void> {
+    await this.rest.leave(room.id);
+    this.forget(room.id);
+  }
+
+  send(room: Room, text: string, replyTo?: number): void {
+    this.submit({
+      type: "send",
+      id: this.newId(),
+      room: room.id,
+      text,
+      ...(replyTo === undefined ? {} : { reply_to: replyTo }),
+    });
+    this.typingSentAt = 0;
+  }
+  edit(room: Room, seq: number, text: string): void {
+    this.submit({ type: "edit", id: this.newId(), room: room.id, seq, text });
+  }
+  delete(room: Room, seq: number): void {
+    this.submit({ type: "delete", id: this.newId(), room: room.id, seq });
+  }
+  react(room: Room, seq: number, emoji: string, on: boolean): void {
+    this.submit({ type: "react", id: this.newId(), room: room.id, seq, emoji, on });
+  }
+  retry(room: Room, id: string): void {
+    room.retried(id);
+    this.link.step({ type: "retry", id });
+  }
+  discard(room: Room, id: string): void {
+    this.drafts.remove(id);
+    room.dropPending(id);
+    this.link.step({ type: "discard", id });
+  }
+
+  typing(room: Room, on: boolean): void {
+    const now = Date.now();
+    if (on && now - this.typingSentAt < TYPING_SENT_EVERY_MS) return;
+    if (!on && this.typingSentAt === 0) return;
+    this.typingSentAt = on ? now : 0;
+    this.link.step({ type: "typing", room: room.id, on });
+  }
+
+  /** The person has the end of the room in front of them. */
+  markRead(room: Room): void {
+    const position = this.engine.position(room.id);
+    const seq = room.timeline.messages.at(-1)?.seq ?? 0;
+    if (position === null || seq <= room.readTo) {
+      if (room.unread.value !== 0 && seq > 0) room.unread.value = 0;
+      return;
+    }
+    room.readTo = seq;
+    room.unread.value = 0;
+    this.link.step({ type: "cursor", kind: "read", room: room.id, seq });
+  }
+
+  async loadLatest(room: Room): Promise<void> {
+    await this.load(room, "latest", async () => {
+      const reading = room.timeline.reading();
+      const page = await this.page(room, reading, { limit: PAGE });
+      room.timeline.show(reading, page.items, { atStart: page.next === null, atEnd: true });
+    });
+  }
+
+  async loadOlder(room: Room): Promise<void> {
+    const first = room.timeline.messages[0]?.seq;
+    if (room.timeline.atStart || first === undefined) return;
+    await this.load(room, "older", async () => {
+      const reading = room.timeline.reading();
+      const page = await this.page(room, reading, { before: first, limit: PAGE });
+      room.timeline.addOlder(reading, page.items, page.next === null || page.items.length === 0);
+    });
+  }
+
+  async loadNewer(room: Room): Promise<void> {
+    const last = room.timeline.messages.at(-1)?.seq;
+    if (room.timeline.atEnd || last === undefined) return;
+    await this.load(room, "newer", async () => {
+      const reading = room.timeline.reading();
+      const page = await this.page(room, reading, { after: last, limit: PAGE });
+      room.timeline.addNewer(reading, page.items, page.next === null || page.items.length === 0);
+    });
+  }
+
+  async loadMembers(room: Room): Promise<void> {
+    try {
+      const page = await this.rest.members(room.id);
+      room.setMembers(page.items);
+    } catch {
+      // The list is an extra; receipts and presence still arrive.
+    }
+  }
+
+  private async jumpTo(room: Room, seq: number): Promise<void> {
+    if (!room.timeline.find(seq)) {
+      await this.load(room, "latest", async () => {
+        const reading = room.timeline.reading();
+        const page = await this.page(room, reading, { around: seq, limit: PAGE });
+        room.timeline.show(reading, page.items, { atStart: false, atEnd: false });
+      });
+    }
+    this.jump.value = { room: room.id, seq, at: Date.now() };
+  }
+
+  private async page(room: Room, reading: { since: number }, query: Parameters<Rest["messages"]>[1]) {
+    try {
+      return await this.rest.messages(room.id, query);
+    } catch (e) {
+      room.timeline.abandon(reading);
+      throw e;
+    }
+  }
+
+  private async load(room: Room, what: "latest" | "older" | "newer", work: () => Promise<void>) {
+    if (room.loading.value !== "no" && room.loading.value !== "failed") return;
+    room.loading.value = what;
+    try {
+      await work();
+      room.loading.value = "no";
+    } catch {
+      room.loading.value = "failed";
+    }
+    room.changed();
+  }
+
+  private async enter(id: string): Promise<Room | null> {
+    try {
+      await this.openOrCreate(id, id);
+      return this.rooms.value.get(id) ?? null;
+    } catch (e) {
+      this.trouble.value = `#${id} cannot be opened. ${e instanceof Error ? e.message : ""}`;
+      return null;
+    }
+  }
+
+  private submit(intent: Intent): void {
+    this.drafts.save(intent);
+    this.rooms.value.get(intent.room)?.submitted(intent, new Date().toISOString());
+    this.link.step({ type: "submit", intent });
+  }
+
+  /** Later ids sort after earlier ones, also within one millisecond. */
+  private newId(): string {
+    this.lastId = Math.max(Date.now(), this.lastId + 1);
+    return uuidV7(this.lastId, crypto.getRandomValues(new Uint8Array(10)));
+  }
+
+  private take(effect: Effect): void {
+    switch (effect.type) {
+      case "status":
+        this.status.value = effect.status;
+        return;
+      case "welcome":
+        this.textBytes = effect.frame.limits.text_bytes ?? this.textBytes;
+        void this.loadInbox();
+        return;
+      case "apply":
+        this.apply(effect.event);
+        return;
+      case "subscribed":
+        this.online(effect.frame.room, effect.frame.online ?? [], effect.frame.members);
+        return;
+      case "signal":
+        this.signal(effect.frame);
+        return;
+      case "acked": {
+        this.drafts.remove(effect.intent.id);
+        const applied = effect.seq <= (this.engine.position(effect.intent.room) ?? 0);
+        this.rooms.value.get(effect.intent.room)?.acked(effect.intent.id, effect.at, applied);
+        return;
+      }
+      case "failed":
+        this.rooms.value.get(effect.intent.room)?.failed(effect.intent.id, effect.code, effect.message);
+        return;
+      case "reset": {
+        const room = this.rooms.value.get(effect.room);
+        if (!room) return;
+        room.timeline.clear();
+        room.readTo = 0;
+        if (this.currentId.value === room.id) void this.loadLatest(room);
+        return;
+      }
+      case "lost_room":
+        this.forget(effect.room);
+        return;
+      default:
+        return;
+    }
+  }
+
+  private apply(event: LogEvent): void {
+    const room = this.rooms.value.get(event.room);
+    if (!room) return;
+    room.apply(event);
+    if (event.kind === "message") {
+      if (event.from === this.user) {
+        room.readTo = Math.max(room.readTo, event.seq);
+      } else {
+        room.unread.value += 1;
+        if (room.id === this.currentId.value) this.heard.value = `${event.from}: ${event.text}`;
+        this.confirmReceived(room.id);
+      }
+    }
+    if (event.kind === "member" && event.user === this.user && event.change === "removed")
+      this.forget(room.id);
+    if (event.kind === "room" && event.change === "deleted") this.forget(room.id);
+  }
+
+  /** Soon, and once for many messages. */
+  private confirmReceived(id: string): void {
+    this.received.add(id);
+    this.receivedTimer ??= setTimeout(() => {
+      this.receivedTimer = undefined;
+      for (const room of this.received) {
+        const seq = this.engine.position(room);
+        if (seq !== null) this.link.step({ type: "cursor", kind: "received", room, seq });
+      }
+      this.received.clear();
+    }, 100);
+  }
+
+  private signal(frame: Signal): void {
+    switch (frame.type) {
+      case "receipt":
+        this.rooms.value.get(frame.room)?.receipt(frame.user, frame.received, frame.read);
+        return;
+      case "presence":
+        this.presence.value = new Map(this.presence.value).set(frame.user, frame.status);
+        return;
+      case "typing":
+        this.typed(frame.room, frame.user, frame.on);
+        return;
+      case "notice":
+        if (frame.kind === "room_added") void this.loadInbox();
+        if (frame.room && (frame.kind === "room_removed" || frame.kind === "room_deleted"))
+          this.forget(frame.room);
+        return;
+    }
+  }
+
+  private typed(id: string, user: string, on: boolean): void {
+    const room = this.rooms.value.get(id);
+    if (!room) return;
+    const key = `${id} ${user}`;
+    clearTimeout(this.typingTimers.get(key));
+    if (!on) return room.stopTyping(user);
+    room.startTyping(user);
+    room.meet([user]);
+    this.typingTimers.set(
+      key,
+      setTimeout(() => room.stopTyping(user), TYPING_SHOWN_MS),
+    );
+  }
+
+  private online(id: string, users: readonly string[], members: number | undefined): void {
+    const presence = new Map(this.presence.value);
+    for (const user of users) presence.set(user, "online");
+    this.presence.value = presence;
+    const room = this.rooms.value.get(id);
+    if (!room) return;
+    room.meet(users);
+    if (members !== undefined) room.info.value = { ...room.info.value, members };
+    if (room.unread.value > 0) this.confirmReceived(id);
+  }
+
+  /** Reads the list of rooms; rooms that came while we were away are added, the others go on from their position. */
+  private async loadInbox(): Promise<void> {
+    clearTimeout(this.inboxTimer);
+    try {
+      let cursor: string | undefined;
+      do {
+        const page: { items: InboxEntry[]; next: string | null } = await this.rest.inbox(cursor);
+        this.add(page.items);
+        cursor = page.next ?? undefined;
+      } while (cursor);
+      const first = !this.ready.value;
+      this.ready.value = true;
+      const id = this.currentId.value;
+      if (id && (first || this.rooms.value.get(id)?.loading.value === "failed"))
+        void this.open(id, this.wanted);
+    } catch {
+      if (!this.stopped) this.inboxTimer = setTimeout(() => void this.loadInbox(), 2_000);
+    }
+  }
+
+  private addNew(info: RoomInfo): void {
+    this.add([{ room: info, last: null, unread: 0, read: info.head }]);
+  }
+
+  private add(entries: readonly InboxEntry[]): void {
+    const fresh = entries.filter((e) => !this.rooms.value.has(e.room.id));
+    if (fresh.length === 0) return;
+    const rooms = new Map(this.rooms.value);
+    for (const entry of fresh) {
+      const room = new Room(entry.room.id, entry, this.user);
+      for (const kept of this.engine.outbox.list())
+        if (kept.intent.room === room.id) {
+          room.submitted(kept.intent, timeOf(kept.intent.id));
+          if (kept.failure) room.failed(kept.intent.id, kept.failure.code, kept.failure.message);
+        }
+      rooms.set(room.id, room);
+    }
+    this.rooms.value = rooms;
+    for (const { room } of fresh) this.link.step({ type: "join", room: room.id, after: room.head });
+  }
+
+  private forget(id: string): void {
+    this.link.step({ type: "leave", room: id });
+    const rooms = new Map(this.rooms.value);
+    if (!rooms.delete(id)) return;
+    this.rooms.value = rooms;
+    if (this.currentId.value === id) this.currentId.value = null;
+  }
+
+  /** Another tab got the answer for this intent, or its user gave it up. */
+  private settledElsewhere(id: string): void {
+    const entry = this.engine.outbox.get(id);
+    if (!entry) return;
+    this.link.step({ type: "discard", id });
+    const room = this.rooms.value.get(entry.intent.room);
+    // Our own connection brings the event; until then the message stays visible.
+    room?.acked(id, timeOf(id), false);
+  }
+}
+
+/** When a message was written: the first 48 bits of its id. */
+function timeOf(id: string): string {
+  const ms = Number.parseInt(id.replace(/-/g, "").slice(0, 12), 16);
+  return new Date(Number.isFinite(ms) ? ms : Date.now()).toISOString();
+}

@@ -1,0 +1,76 @@
+import type { Effect, Engine, Input } from "../engine/engine";
+import type { ClientFrame } from "../engine/frames";
+
+/** Moves frames between the engine and WebSockets, and wakes the engine in time. Decides nothing. */
+export class Link {
+  private readonly sockets = new Map<number, WebSocket>();
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private stopped = false;
+
+  constructor(
+    private readonly engine: Engine,
+    private readonly onEffect: (effect: Effect) => void,
+  ) {
+    window.addEventListener("online", this.hurry);
+    document.addEventListener("visibilitychange", this.hurry);
+  }
+
+  step(input: Input): void {
+    if (this.stopped) return;
+    for (const effect of this.engine.step(input, Date.now())) this.carryOut(effect);
+    clearTimeout(this.timer);
+    const at = this.engine.wakeAt();
+    if (at !== null) this.timer = setTimeout(() => this.step({ type: "wake" }), Math.max(0, at - Date.now()));
+  }
+
+  stop(): void {
+    this.stopped = true;
+    clearTimeout(this.timer);
+    window.removeEventListener("online", this.hurry);
+    document.removeEventListener("visibilitychange", this.hurry);
+    for (const socket of this.sockets.values()) socket.close();
+  }
+
+  private hurry = () => {
+    if (document.visibilityState === "visible") this.step({ type: "hurry" });
+  };
+
+  private carryOut(effect: Effect): void {
+    switch (effect.type) {
+      case "open":
+        this.open(effect.conn);
+        return;
+      case "close": {
+        const socket = this.sockets.get(effect.conn);
+        this.sockets.delete(effect.conn);
+        socket?.close();
+        return;
+      }
+      case "write":
+        this.write(effect.conn, effect.frame);
+        return;
+      default:
+        this.onEffect(effect);
+    }
+  }
+
+  private open(conn: number): void {
+    const url = new URL("/v1/ws", location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(url);
+    this.sockets.set(conn, socket);
+    socket.onopen = () => this.step({ type: "opened", conn });
+    socket.onmessage = (e) => {
+      if (typeof e.data === "string" && this.sockets.has(conn))
+        this.step({ type: "frame", conn, frame: JSON.parse(e.data) });
+    };
+    socket.onclose = (e) => {
+      if (this.sockets.delete(conn)) this.step({ type: "closed", conn, code: e.code });
+    };
+  }
+
+  private write(conn: number, frame: ClientFrame): void {
+    const socket = this.sockets.get(conn);
+    if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(frame));
+  }
+}

@@ -1,0 +1,113 @@
+import { useSignal, useSignalEffect } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import type { Session } from "../app/session";
+import { Connection } from "./connection";
+import { Icon } from "./icons";
+import { MembersPanel } from "./members-panel";
+import { RoomView } from "./room-view";
+import { goTo, parseRoute } from "./routes";
+import { SearchPanel } from "./search-panel";
+import { Sidebar } from "./sidebar";
+
+export type Panel = "search" | "members" | null;
+
+/** The whole page once somebody is signed in: rooms, the open room, and one panel beside it. */
+export function Chat({ session, onSignOut }: { session: Session; onSignOut: () => void }) {
+  const drawer = useSignal(!parseRoute(location.hash));
+  const panel = useSignal<Panel>(null);
+
+  useEffect(() => {
+    const follow = () => {
+      const route = parseRoute(location.hash);
+      if (!route) return session.close();
+      drawer.value = false;
+      void session.open(route.room, route.seq);
+    };
+    const keys = (e: KeyboardEvent) => {
+      if ((e.ctrlKey || e.metaKey) && e.key === "k") {
+        e.preventDefault();
+        panel.value = "search";
+      } else if (e.key === "Escape" && !e.defaultPrevented) {
+        if (panel.value) panel.value = null;
+        else if (session.currentId.value) drawer.value = false;
+      }
+    };
+    follow();
+    window.addEventListener("hashchange", follow);
+    window.addEventListener("keydown", keys);
+    return () => {
+      window.removeEventListener("hashchange", follow);
+      window.removeEventListener("keydown", keys);
+    };
+  }, [session]);
+
+  useSignalEffect(() => {
+    const unread = session.unread.value;
+    const room = session.current.value?.title.value;
+    document.title = `${unread > 0 ? `(${unread}) ` : ""}${room ? `${room} · ` : ""}Darda`;
+  });
+
+  const room = session.current.value;
+  return (
+    <div class={`chat ${drawer.value ? "drawer-open" : ""} ${panel.value ? "panel-open" : ""}`}>
+      <Sidebar session={session} drawer={drawer} onSignOut={onSignOut} />
+      {drawer.value && (
+        <button
+          type="button"
+          class="backdrop"
+          aria-label="Close the list of rooms"
+          tabIndex={-1}
+          onClick={() => {
+            drawer.value = false;
+          }}
+        />
+      )}
+      <main class="main" aria-label={room ? `Room ${room.title.value}` : "No room open"}>
+        <Connection session={session} />
+        {room ? (
+          <RoomView key={room.id} session={session} room={room} drawer={drawer} panel={panel} />
+        ) : (
+          <Nothing session={session} onMenu={() => (drawer.value = true)} />
+        )}
+      </main>
+      {panel.value === "search" && (
+        <SearchPanel session={session} room={room} onClose={() => (panel.value = null)} />
+      )}
+      {panel.value === "members" && room && (
+        <MembersPanel
+          session={session}
+          room={room}
+          onClose={() => (panel.value = null)}
+          onDirect={async (user) => goTo(await session.openDirect(user))}
+        />
+      )}
+    </div>
+  );
+}
+
+function Nothing({ session, onMenu }: { session: Session; onMenu: () => void }) {
+  const waiting = session.currentId.value !== null && !session.trouble.value;
+  return (
+    <div class="nothing">
+      <button type="button" class="icon-button only-phone nothing-menu" aria-label="Rooms" onClick={onMenu}>
+        <Icon name="menu" size={20} />
+      </button>
+      {waiting ? (
+        <p class="muted" role="status">
+          Opening the room…
+        </p>
+      ) : (
+        <div class="nothing-text">
+          <img src="/favicon.svg" alt="" width="56" height="56" />
+          <h1>Good to see you, {session.user}</h1>
+          {session.trouble.value && <p role="alert">{session.trouble.value}</p>}
+          <p class="muted">
+            {session.rooms.value.size > 0
+              ? "Choose a room on the left to read on."
+              : "Open your first room on the left: type a name and press Enter. Everybody who opens the same room is in it."}
+          </p>
+        </div>
+      )}
+    </div>
+  );
+}
