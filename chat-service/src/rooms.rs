@@ -1,0 +1,212 @@
+//! Rooms: who may see, enter and change them.
+//!
+//! Sockets and REST come through here, so a rule is written once. What a user may not see looks as if it did not
+//! exist: "no such room" is the answer for an unknown room, a deleted one, and another's private or direct one. Acts in
+//! a room that the user can see but may not do are `forbidden`.
+//!
+//! | act | who may |
+//! | --- | --- |
+//! | see the room | members; anyone for a public one |
+//! | list the members, write, read | members |
+//! | join | anyone, a public room; by invitation, a private one |
+//! | rename, change the topic, add members, invite | admins and owners |
+//! | give and take roles | owners; an admin may step down |
+//! | remove members | owners; admins, plain members only |
+//! | leave | everybody, but the last owner while others remain and the last member of a private room |
+//! | delete the room | owners |
+//!
+//! A direct room is its two members' for ever: nobody joins, leaves, renames, invites to or deletes it.
+//!
+//! Messages and cursors are not made here, nor are limits on rates kept.
+
+mod announce;
+mod change;
+mod members;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use backend::Backends;
+use backend::directory::{Member, NewRoom, Room, RoomKind};
+use backend::relay::Signal;
+use protocol::{ErrorCode, NoticeKind, Role, RoomId, Timestamp, UserId};
+use rest::Refusal;
+
+use announce::Announcer;
+pub use change::Draft;
+pub use members::InviteTerms;
+
+/// The rooms, for one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    backends: Backends,
+    open_mode: bool,
+    announcer: Arc<Announcer>,
+}
+
+/// Something that was asked for, and whether it had to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made<T> {
+    pub value: T,
+    pub new: bool,
+}
+
+impl Rooms {
+    /// The rooms of a family. In `open_mode` public rooms come into being, and are joined, on first use.
+    #[must_use]
+    pub fn new(backends: Backends, open_mode: bool) -> Self {
+        Self {
+            announcer: Arc::new(Announcer::new(backends.clone())),
+            backends,
+            open_mode,
+        }
+    }
+
+    /// The room and the user's membership. In open mode a public room that does not exist is created (the user owns
+    /// it), and one that does is joined.
+    ///
+    /// # Errors
+    /// `not_found` when the user is no member and cannot become one this way.
+    pub async fn enter(&self, user: &UserId, room: &RoomId) -> Result<(Room, Member), Refusal> {
+        match self.look(user, room).await? {
+            Some((room, Some(member))) => Ok((room, member)),
+            Some((room, None)) if self.open_mode && room.kind == RoomKind::Public => {
+                self.join(user, &room).await
+            }
+            None if self.open_mode && !room.is_generated() => self.found(user, room).await,
+            _ => Err(Refusal::no_room()),
+        }
+    }
+
+    /// The room and the user's membership, without side effects.
+    ///
+    /// # Errors
+    /// `not_found` when the user is no member.
+    pub async fn member(&self, user: &UserId, room: &RoomId) -> Result<(Room, Member), Refusal> {
+        match self.look(user, room).await? {
+            Some((room, Some(member))) => Ok((room, member)),
+            _ => Err(Refusal::no_room()),
+        }
+    }
+
+    /// The room as the user may see it, with the membership if there is one.
+    ///
+    /// # Errors
+    /// `not_found` when the room is not public and the user is no member.
+    pub async fn visible(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<(Room, Option<Member>), Refusal> {
+        match self.look(user, room).await? {
+            Some((room, None)) if room.kind != RoomKind::Public => Err(Refusal::no_room()),
+            Some(found) => Ok(found),
+            None => Err(Refusal::no_room()),
+        }
+    }
+
+    /// The direct room of two users, made on first use.
+    ///
+    /// # Errors
+    /// `bad_request` when both are the same.
+    pub async fn direct(&self, user: &UserId, with: &UserId) -> Result<Room, Refusal> {
+        Ok(self.open_direct(user, with).await?.value)
+    }
+
+    async fn look(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<(Room, Option<Member>)>, Refusal> {
+        let directory = &self.backends.directory;
+        let Some(room) = directory.room(room).await? else {
+            return Ok(None);
+        };
+        let member = directory.member(&room.id, user).await?;
+        Ok(Some((room, member)))
+    }
+
+    /// Creates the public room that was named, or joins it when somebody else was faster.
+    async fn found(&self, user: &UserId, id: &RoomId) -> Result<(Room, Member), Refusal> {
+        let new = NewRoom {
+            id: id.clone(),
+            kind: RoomKind::Public,
+            name: String::new(),
+            topic: String::new(),
+            by: user.clone(),
+            at: Timestamp::now(),
+        };
+        match self.make(new, None).await {
+            Ok(made) => self.member(user, &made.value.id).await,
+            // Taken a moment ago, or deleted once: the second look tells.
+            Err(refusal) if refusal.code == ErrorCode::Conflict => {
+                match self.look(user, id).await? {
+                    Some((room, Some(member))) => Ok((room, member)),
+                    Some((room, None)) if room.kind == RoomKind::Public => {
+                        self.join(user, &room).await
+                    }
+                    _ => Err(Refusal::no_room()),
+                }
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The room, if the user is at least a `least` in it and it is not a direct one.
+    async fn led_by(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        least: Role,
+    ) -> Result<(Room, Member), Refusal> {
+        let (room, member) = self.visible(user, room).await?;
+        if room.kind == RoomKind::Direct {
+            return Err(forbidden("a direct room belongs to its two members alike"));
+        }
+        match member {
+            None => Err(forbidden("only members may do this")),
+            Some(member) if member.role < least => Err(forbidden(match least {
+                Role::Owner => "only owners may do this",
+                _ => "only admins and owners may do this",
+            })),
+            Some(member) => Ok((room, member)),
+        }
+    }
+
+    fn notice(&self, user: &UserId, kind: NoticeKind, room: &RoomId) {
+        self.backends.relay.signal(Signal::Notice {
+            user: user.clone(),
+            kind,
+            room: Some(room.clone()),
+        });
+    }
+}
+
+fn forbidden(message: &str) -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, message)
+}
+
+/// A port's error about a room: one that is gone meanwhile reads like one that never was.
+fn about_room(error: backend::Error) -> Refusal {
+    match error {
+        backend::Error::NotFound(_) => Refusal::no_room(),
+        error => error.into(),
+    }
+}
+
+/// Runs a change to its end even when the caller's connection goes away: a change that is stored is also announced.
+async fn detached<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    use tracing::Instrument as _;
+
+    let change = tokio::spawn(change.in_current_span());
+    change.await.unwrap_or_else(|error| {
+        if error.is_panic() {
+            tracing::error!(%error, "a change of a room failed");
+            Err(Refusal::new(ErrorCode::Internal, "the change failed"))
+        } else {
+            Err(backend::Error::unavailable("the server is shutting down").into())
+        }
+    })
+}

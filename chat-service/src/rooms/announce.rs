@@ -1,0 +1,126 @@
+//! Announcements: every change of the directory becomes an event in the room's log.
+//!
+//! The directory keeps what has to be announced together with the change, and this is the one place that takes it from
+//! there to the log, oldest first. So the log tells changes in the order in which they happened, and a crash in between
+//! loses none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use backend::log::Append;
+use backend::{Backends, Error};
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+
+use super::Rooms;
+
+/// Announcements taken to the log at once.
+const BATCH: usize = 256;
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+const RETRIES_MAX: u32 = 600;
+
+pub(super) struct Announcer {
+    backends: Backends,
+    /// Changes that asked to be announced.
+    asked: AtomicU64,
+    /// How many of those are known to be in the log. Held across the work on purpose: two at once would mix the order.
+    done: Mutex<u64>,
+    retrying: AtomicBool,
+}
+
+impl Rooms {
+    /// Appends what a crash left unannounced. Called at start, before the first request.
+    ///
+    /// # Errors
+    /// When the directory or the log is away.
+    pub async fn announce_leftovers(&self) -> backend::Result<()> {
+        self.announcer.settle().await
+    }
+
+    /// Announces what was just changed. A log that is away does not undo the change; its event follows later.
+    pub(super) async fn announce(&self) {
+        if let Err(error) = self.announcer.settle().await {
+            tracing::warn!(%error, "a change of a room is stored but not yet announced");
+            self.announcer.clone().settle_later();
+        }
+    }
+}
+
+impl Announcer {
+    pub(super) fn new(backends: Backends) -> Self {
+        Self {
+            backends,
+            asked: AtomicU64::new(0),
+            done: Mutex::new(0),
+            retrying: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns when everything that was stored before the call is in the log. Callers that come together share one
+    /// round.
+    async fn settle(&self) -> backend::Result<()> {
+        let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut done = self.done.lock().await;
+        if *done >= mine {
+            return Ok(());
+        }
+        let up_to = self.asked.load(Ordering::SeqCst);
+        while self.announce_batch().await? == BATCH {}
+        *done = up_to;
+        Ok(())
+    }
+
+    async fn announce_batch(&self) -> backend::Result<usize> {
+        let Backends { directory, log, .. } = &self.backends;
+        let batch = directory.unannounced(BATCH).await?;
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        // The log keeps the order of calls that are first polled in that order, which is what this does.
+        let results = join_all(batch.iter().map(|append| log.append(append.clone()))).await;
+        let mut settled = Vec::with_capacity(batch.len());
+        let mut trouble = None;
+        for (append, result) in batch.into_iter().zip(results) {
+            match result {
+                Err(error @ (Error::Unavailable { .. } | Error::Overloaded { .. })) => {
+                    trouble.get_or_insert(error);
+                }
+                Err(error) => {
+                    given_up(&append, &error);
+                    settled.push(append);
+                }
+                Ok(_) => settled.push(append),
+            }
+        }
+        directory.announced(&settled).await?;
+        trouble.map_or(Ok(settled.len()), Err)
+    }
+
+    fn settle_later(self: Arc<Self>) {
+        if self.retrying.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        tokio::spawn(async move {
+            for _ in 0..RETRIES_MAX {
+                tokio::time::sleep(RETRY_EVERY).await;
+                if self.settle().await.is_ok() {
+                    break;
+                }
+            }
+            self.retrying.store(false, Ordering::SeqCst);
+        });
+    }
+}
+
+/// An announcement that the log will never take, such as one of a room that was deleted meanwhile.
+fn given_up(append: &Append, error: &Error) {
+    match error {
+        Error::NotFound(_) | Error::Refused(_) => {
+            tracing::debug!(room.id = %append.room, %error, "an announcement came too late");
+        }
+        _ => {
+            tracing::error!(room.id = %append.room, message.id = %append.id, %error, "an announcement was refused");
+        }
+    }
+}
