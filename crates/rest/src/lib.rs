@@ -1,5 +1,21 @@
-//! What the REST surfaces share: refusals and their problem documents, identity, request ids, paging.
+//! What the REST surfaces of Darda share.
+//!
+//! A server wraps its app in [`observe`], which gives every answer a request id and turns what actix itself refuses
+//! into problem documents. Handlers take [`Caller`] first, then [`Path`], [`Query`] or [`Json`], and answer with
+//! [`ok`], [`created`] or a [`Refusal`]. [`openapi`] puts the descriptions of several services together.
 
+mod caller;
+pub mod cursor;
+mod extract;
+mod observe;
+pub mod openapi;
+mod page;
+mod problem;
 mod refusal;
 
+pub use caller::{Caller, USER_HEADER};
+pub use extract::{BODY_BYTES_MAX, Json, Path, Query, RoomPath};
+pub use observe::{REQUEST_ID_HEADER, observe};
+pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Limit, Page, created, no_content, ok};
+pub use problem::{PROBLEM_JSON, Problem};
 pub use refusal::{FieldError, Refusal};

@@ -1,0 +1,207 @@
+//! What happens around every request: an id, a span, headers, and problems in place of bare refusals.
+
+use std::time::Instant;
+
+use actix_web::Error;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::middleware::Next;
+use tracing::{Instrument, Span, debug, field, info_span};
+use uuid::Uuid;
+
+use crate::problem::{self, PROBLEM_JSON};
+
+/// Names a request, in both directions.
+pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The middleware of every app, outermost: `App::new().wrap(from_fn(rest::observe))`.
+///
+/// # Errors
+/// Those of inner middleware.
+pub async fn observe<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let id = request
+        .headers()
+        .get(&REQUEST_ID_HEADER)
+        .filter(|id| is_sane(id.as_bytes()))
+        .cloned()
+        .unwrap_or_else(new_id);
+    let span = info_span!(
+        "request",
+        request_id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        route = field::Empty,
+        status = field::Empty,
+        duration_ms = field::Empty,
+    );
+    let answer = next.call(request).instrument(span.clone()).await?;
+    let answer = finish(answer, id);
+    record(&span, &answer, started);
+    Ok(answer)
+}
+
+/// Ids of others go into logs: short, and of harmless characters.
+fn is_sane(id: &[u8]) -> bool {
+    matches!(id.len(), 1..=64)
+        && id
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+}
+
+fn new_id() -> HeaderValue {
+    let id = Uuid::now_v7().hyphenated().to_string();
+    HeaderValue::from_str(&id).expect("hex digits and hyphens are allowed in headers")
+}
+
+fn finish<B: MessageBody + 'static>(
+    answer: ServiceResponse<B>,
+    id: HeaderValue,
+) -> ServiceResponse<BoxBody> {
+    let mut answer = if is_bare(&answer) {
+        let (request, answer) = answer.into_parts();
+        ServiceResponse::new(request, problem::overwrite(answer))
+    } else {
+        answer.map_into_boxed_body()
+    };
+    let headers = answer.headers_mut();
+    headers.insert(REQUEST_ID_HEADER, id);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    answer
+}
+
+/// Whether this is a refusal of actix itself, which has no body or one line of text.
+fn is_bare<B: MessageBody>(answer: &ServiceResponse<B>) -> bool {
+    let is_refusal = answer.status().is_client_error() || answer.status().is_server_error();
+    let is_problem = answer
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind == PROBLEM_JSON);
+    let is_empty = matches!(
+        answer.response().body().size(),
+        BodySize::None | BodySize::Sized(0)
+    );
+    is_refusal && !is_problem && (is_empty || answer.response().error().is_some())
+}
+
+fn record(span: &Span, answer: &ServiceResponse<BoxBody>, started: Instant) {
+    if span.is_disabled() {
+        return;
+    }
+    // The pattern, not the path: paths hold names.
+    let route = answer.request().match_pattern();
+    span.record("route", route.as_deref().unwrap_or("none"));
+    span.record("status", answer.status().as_u16());
+    let millis = started.elapsed().as_secs_f64() * 1000.0;
+    span.record("duration_ms", millis);
+    span.in_scope(|| debug!("answered"));
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::StatusCode;
+    use actix_web::middleware::from_fn;
+    use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
+    use actix_web::{App, HttpResponse, web};
+
+    use super::*;
+    use crate::{Caller, Refusal};
+
+    async fn hello(caller: Caller) -> Result<HttpResponse, Refusal> {
+        match caller.0.as_str() {
+            "eve" => Err(Refusal::no_room()),
+            _ => Ok(HttpResponse::Ok().body("hello")),
+        }
+    }
+
+    async fn ask(request: TestRequest) -> ServiceResponse<BoxBody> {
+        let app = App::new()
+            .wrap(from_fn(observe))
+            .service(web::resource("/hello").get(hello))
+            .service(web::resource("/cached").get(async || {
+                HttpResponse::Ok()
+                    .insert_header((CACHE_CONTROL, "max-age=60"))
+                    .finish()
+            }))
+            .service(web::resource("/unready").get(async || {
+                HttpResponse::ServiceUnavailable().json(serde_json::json!({"status": "unready"}))
+            }))
+            .service(web::resource("/actix").post(async |_: web::Json<u8>| HttpResponse::Ok()));
+        call_service(&init_service(app).await, request.to_request()).await
+    }
+
+    fn header<'a>(answer: &'a ServiceResponse<BoxBody>, name: &str) -> &'a str {
+        answer.headers().get(name).unwrap().to_str().unwrap()
+    }
+
+    #[actix_web::test]
+    async fn every_answer_has_an_id_and_safe_headers() {
+        let alice = ("x-darda-user", "alice");
+        let answer = ask(TestRequest::get().uri("/hello").insert_header(alice)).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(header(&answer, "x-request-id").len(), 36);
+        assert_eq!(header(&answer, "x-content-type-options"), "nosniff");
+        assert_eq!(header(&answer, "cache-control"), "no-store");
+        let answer = ask(TestRequest::get().uri("/cached")).await;
+        assert_eq!(header(&answer, "cache-control"), "max-age=60");
+    }
+
+    #[actix_web::test]
+    async fn a_sane_id_is_kept_and_another_is_not() {
+        let ask_with = async |id: &str| {
+            let request = TestRequest::get().uri("/hello");
+            let answer = ask(request.insert_header(("x-request-id", id))).await;
+            header(&answer, "x-request-id").to_owned()
+        };
+        assert_eq!(ask_with("trace-7.a_B").await, "trace-7.a_B");
+        for bad in ["", "a b", "a\tb", &"x".repeat(65)] {
+            assert_ne!(ask_with(bad).await, bad);
+        }
+    }
+
+    #[actix_web::test]
+    async fn every_refusal_is_a_problem() {
+        let post = |path: &str| TestRequest::post().uri(path);
+        let get = |path: &str| TestRequest::get().uri(path);
+        let not_json = post("/actix").insert_header((CONTENT_TYPE, "application/json"));
+        for (request, status, code) in [
+            (get("/nowhere"), 404, "not_found"),
+            (post("/hello"), 405, "bad_request"),
+            (get("/hello"), 401, "unauthenticated"),
+            (
+                get("/hello").insert_header(("x-darda-user", "eve")),
+                404,
+                "not_found",
+            ),
+            (not_json.set_payload("x"), 400, "bad_request"),
+        ] {
+            let answer = ask(request).await;
+            assert_eq!(answer.status().as_u16(), status);
+            assert_eq!(header(&answer, "content-type"), PROBLEM_JSON);
+            assert_eq!(header(&answer, "x-request-id").len(), 36);
+            if status == 405 {
+                assert_eq!(header(&answer, "allow"), "GET");
+            }
+            let body: serde_json::Value = read_body_json(answer).await;
+            assert_eq!(
+                (&body["status"], &body["code"]),
+                (&status.into(), &code.into())
+            );
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_answer_with_its_own_body_is_left_alone() {
+        let answer = ask(TestRequest::get().uri("/unready")).await;
+        let body: serde_json::Value = read_body_json(answer).await;
+        assert_eq!(body, serde_json::json!({"status": "unready"}));
+    }
+}

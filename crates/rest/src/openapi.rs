@@ -1,0 +1,48 @@
+//! The description of the whole HTTP API, put together from those of the services.
+
+use utoipa::IntoResponses;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::{Components, Info, License, OpenApi};
+
+use crate::{Problem, USER_HEADER};
+
+/// The name of the security scheme of open mode, for `security((…))` of handlers.
+pub const OPEN_MODE: &str = "open_mode";
+
+/// The refusals that every request for a signed-in user may meet. Handlers list the others themselves.
+#[derive(IntoResponses)]
+pub enum Refused {
+    /// A parameter, header or the body is wrong; `errors` names it.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] Problem),
+    /// Nobody is signed in.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthenticated(#[to_schema] Problem),
+    /// A defect of the server.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Internal(#[to_schema] Problem),
+    /// Something the request needs is away, or there is too much work; try again later.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}
+
+/// One description out of several.
+#[must_use]
+pub fn merge(services: impl IntoIterator<Item = OpenApi>) -> OpenApi {
+    let mut info = Info::new("Darda", env!("CARGO_PKG_VERSION"));
+    info.description = Some(
+        "The HTTP API of Darda, a chat system. Rooms are logs of events; `seq` is the place of an event in its room. \
+         Every refusal is a problem document whose `code` is for programs."
+            .to_owned(),
+    );
+    info.license = Some(License::new("Apache-2.0"));
+    let mut all = OpenApi::new(info, utoipa::openapi::Paths::new());
+    for service in services {
+        all.merge(service);
+    }
+    let components = all.components.get_or_insert_with(Components::new);
+    let mut key = ApiKeyValue::new(USER_HEADER);
+    key.description = Some("The user's name, on trust. Only in open mode.".to_owned());
+    components.add_security_scheme(OPEN_MODE, SecurityScheme::ApiKey(ApiKey::Header(key)));
+    all
+}
