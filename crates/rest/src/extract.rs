@@ -227,7 +227,7 @@ mod tests {
             ("", "body"),
             (r#"["a"]"#, "body"),
             (r#"{"name":"a"}}"#, "body"),
-            (r#"{"name":"#, "body"),
+            (r#"{"name":"#, "name"),
             ("{}", "name"),
             (r#"{"name":1}"#, "name"),
             (r#"{"name":"a","name":"b"}"#, "name"),
