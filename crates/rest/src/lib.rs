@@ -12,6 +12,7 @@ pub mod openapi;
 mod page;
 mod problem;
 mod refusal;
+mod view;
 
 pub use caller::{Caller, USER_HEADER};
 pub use extract::{BODY_BYTES_MAX, Json, Path, Query, RoomPath};
@@ -19,3 +20,4 @@ pub use observe::{REQUEST_ID_HEADER, observe};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Limit, Page, created, no_content, ok};
 pub use problem::{PROBLEM_JSON, Problem};
 pub use refusal::{FieldError, Refusal};
+pub use view::{Room, RoomKind};

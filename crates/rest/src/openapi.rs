@@ -1,5 +1,7 @@
 //! The description of the whole HTTP API, put together from those of the services.
 
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::{HttpResponse, web};
 use utoipa::IntoResponses;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{Components, Info, License, OpenApi};
@@ -45,4 +47,24 @@ pub fn merge(services: impl IntoIterator<Item = OpenApi>) -> OpenApi {
     key.description = Some("The user's name, on trust. Only in open mode.".to_owned());
     components.add_security_scheme(OPEN_MODE, SecurityScheme::ApiKey(ApiKey::Header(key)));
     all
+}
+
+/// Mounts a description at `/openapi.json`.
+pub fn serve(description: &OpenApi) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let text = description
+        .to_json()
+        .expect("a description has string keys and no failing parts");
+    let text = web::Bytes::from(text);
+    move |cfg| {
+        let answer = move || {
+            let text = text.clone();
+            async move {
+                HttpResponse::Ok()
+                    .insert_header((CACHE_CONTROL, "no-cache"))
+                    .content_type("application/json")
+                    .body(text)
+            }
+        };
+        cfg.service(web::resource("/openapi.json").get(answer));
+    }
 }
