@@ -1,14 +1,14 @@
 import { computed, signal } from "@preact/signals";
-import type { ErrorCode, Intent, LogEvent } from "../engine/frames";
+import type { Act, LogEvent } from "../engine/frames";
 import type { InboxEntry, Member, RoomInfo } from "../net/rest";
 import { fromEvent, type Message, react, Timeline } from "../timeline/timeline";
 
 /** Something this person did that is not yet seen in the log. */
 export interface Pending {
-  readonly intent: Intent;
+  readonly act: Act;
   readonly at: string;
   readonly state: "sending" | "sent" | "failed";
-  readonly failure?: { code: ErrorCode; message: string };
+  readonly failure?: { code: string; message: string };
 }
 
 export type Loading = "no" | "latest" | "older" | "newer" | "failed";
@@ -19,7 +19,7 @@ export class Room {
   readonly unread;
   readonly last;
   readonly timeline = new Timeline();
-  /** Rises whenever the messages or the pending intents change. */
+  /** Rises whenever the messages or the pending acts change. */
   readonly version = signal(0);
   readonly loading = signal<Loading>("no");
   readonly members = signal<readonly Member[]>([]);
@@ -28,6 +28,8 @@ export class Room {
   /** Of everybody else, the furthest that anyone received and read. */
   readonly deliveredTo = signal(0);
   readonly seenTo = signal(0);
+  /** Rises when this person sends a message here, which brings the end into view. */
+  readonly wrote = signal(0);
   /** Where the "new" line stands: the last message that was read when the room was opened. */
   readonly newAfter = signal<number | null>(null);
   readonly title = computed(() => {
@@ -35,6 +37,7 @@ export class Room {
     return info.kind === "direct" ? (info.with ?? info.name) : info.name;
   });
   readTo: number;
+  private base: number;
   opened = false;
   draft = "";
   private readonly pending = new Map<string, Pending>();
@@ -49,6 +52,7 @@ export class Room {
     this.unread = signal(entry.unread);
     this.last = signal<Message | null>(entry.last);
     this.readTo = entry.read;
+    this.base = entry.room.head;
     if (entry.room.with) this.meet([entry.room.with]);
   }
 
@@ -56,23 +60,28 @@ export class Room {
   apply(event: LogEvent): void {
     const before = this.timeline.version;
     this.timeline.apply(event);
-    if (event.kind === "message") {
-      this.last.value = fromEvent(event);
-      if (event.from) this.stopTyping(event.from);
+    if (this.isNews(event)) {
+      if (event.kind === "message") this.last.value = fromEvent(event);
+      if (event.kind === "member") this.memberChanged(event);
+      if (event.kind === "room") this.info.value = changedInfo(this.info.value, event);
+      if (event.from) this.meet([event.from]);
     }
-    if (event.from) this.meet([event.from]);
-    if (event.kind === "member") this.memberChanged(event);
-    if (event.kind === "room") this.info.value = changedInfo(this.info.value, event);
+    if (event.kind === "message" && event.from) this.stopTyping(event.from);
     const settled = "id" in event && this.pending.delete(event.id);
     if (settled || this.timeline.version !== before) this.changed();
+  }
+
+  /** Whether this happened after the inbox was read, which already counts everything before. */
+  isNews(event: LogEvent): boolean {
+    return event.seq > this.base;
   }
 
   changed(): void {
     this.version.value += 1;
   }
 
-  submitted(intent: Intent, at: string): void {
-    this.pending.set(intent.id, { intent, at, state: "sending" });
+  submitted(act: Act, at: string): void {
+    this.pending.set(act.id, { act, at, state: "sending" });
     this.changed();
   }
 
@@ -80,12 +89,12 @@ export class Room {
   acked(id: string, at: string, applied: boolean): void {
     const entry = this.pending.get(id);
     if (!entry) return;
-    if (applied || (entry.intent.type === "send" && !this.timeline.atEnd)) this.pending.delete(id);
+    if (applied || (entry.act.type === "send" && !this.timeline.atEnd)) this.pending.delete(id);
     else this.pending.set(id, { ...entry, at, state: "sent" });
     this.changed();
   }
 
-  failed(id: string, code: ErrorCode, message: string): void {
+  failed(id: string, code: string, message: string): void {
     const entry = this.pending.get(id);
     if (entry) this.pending.set(id, { ...entry, state: "failed", failure: { code, message } });
     this.changed();
@@ -93,7 +102,21 @@ export class Room {
 
   retried(id: string): void {
     const entry = this.pending.get(id);
-    if (entry) this.pending.set(id, { intent: entry.intent, at: entry.at, state: "sending" });
+    if (entry) this.pending.set(id, { act: entry.act, at: entry.at, state: "sending" });
+    this.changed();
+  }
+
+  actOf(id: string): Act | undefined {
+    return this.pending.get(id)?.act;
+  }
+
+  /** The room's log was lost: nothing that was known of it holds. */
+  reset(): void {
+    this.timeline.clear();
+    this.cursors.clear();
+    this.base = this.readTo = this.deliveredTo.value = this.seenTo.value = 0;
+    this.unread.value = 0;
+    this.newAfter.value = null;
     this.changed();
   }
 
@@ -103,22 +126,22 @@ export class Room {
 
   /** Messages written but not yet in the log, in the order they were written. */
   unsent(): Pending[] {
-    return [...this.pending.values()].filter((p) => p.intent.type === "send");
+    return [...this.pending.values()].filter((p) => p.act.type === "send");
   }
 
   /** Edits, deletions and reactions not yet in the log, or refused. */
   acts(): Pending[] {
-    return [...this.pending.values()].filter((p) => p.intent.type !== "send");
+    return [...this.pending.values()].filter((p) => p.act.type !== "send");
   }
 
   /** The message as this person already changed it. */
   withActs(message: Message, acts: readonly Pending[]): Message {
     let shown = message;
-    for (const { intent, state } of acts) {
-      if (intent.type === "send" || intent.seq !== message.seq || state === "failed") continue;
-      if (intent.type === "edit") shown = { ...shown, text: intent.text, edited_at: shown.at };
-      else if (intent.type === "delete") shown = { ...shown, text: null, deleted: true, reactions: [] };
-      else shown = { ...shown, reactions: react(shown.reactions, intent.emoji, this.me, intent.on) };
+    for (const { act, state } of acts) {
+      if (act.type === "send" || act.seq !== message.seq || state === "failed") continue;
+      if (act.type === "edit") shown = { ...shown, text: act.text, edited_at: shown.at };
+      else if (act.type === "delete") shown = { ...shown, text: null, deleted: true, reactions: [] };
+      else shown = { ...shown, reactions: react(shown.reactions, act.emoji, this.me, act.on) };
     }
     return shown;
   }

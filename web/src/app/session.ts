@@ -1,7 +1,8 @@
 /** One signed-in person in this tab: the engine, its link, the HTTP API, and what the page shows of them. */
 import { computed, signal } from "@preact/signals";
-import { type Effect, Engine, type Signal, type Status } from "../engine/engine";
-import type { Intent, LogEvent, PresenceStatus } from "../engine/frames";
+import type { Effect, OutboxState, State } from "../engine/effect";
+import { Engine } from "../engine/engine";
+import type { Act, LogEvent, PresenceStatus, ServerFrame } from "../engine/frames";
 import { uuidV7 } from "../engine/ids";
 import { Drafts } from "../net/drafts";
 import { Link } from "../net/link";
@@ -9,12 +10,13 @@ import { type InboxEntry, Rest, RestError, type RoomInfo } from "../net/rest";
 import { Room } from "./room";
 
 const PAGE = 100;
+const CATCH_UP_MAX = 200;
 const TYPING_SHOWN_MS = 6_000;
 const TYPING_SENT_EVERY_MS = 3_000;
 
 export class Session {
   readonly rest: Rest;
-  readonly status = signal<Status>("connecting");
+  readonly status = signal<State["state"]>("connecting");
   /** The inbox was read at least once. */
   readonly ready = signal(false);
   readonly rooms = signal<ReadonlyMap<string, Room>>(new Map());
@@ -37,9 +39,9 @@ export class Session {
   private readonly engine: Engine;
   private readonly link: Link;
   private readonly drafts: Drafts;
-  private readonly received = new Set<string>();
+  /** What is not known to be in the log, also for rooms that are not in the list yet. */
+  private readonly unsettled = new Map<string, { act: Act; failure?: { code: string; message: string } }>();
   private readonly typingTimers = new Map<string, ReturnType<typeof setTimeout>>();
-  private receivedTimer: ReturnType<typeof setTimeout> | undefined;
   private inboxTimer: ReturnType<typeof setTimeout> | undefined;
   /** The message in the open room that the address names. */
   private wanted: number | undefined;
@@ -50,16 +52,18 @@ export class Session {
   constructor(readonly user: string) {
     this.rest = new Rest(user);
     this.drafts = new Drafts(user);
-    this.engine = new Engine(user, Math.random);
+    for (const act of this.drafts.load()) this.unsettled.set(act.id, { act });
+    this.engine = new Engine(
+      { hello: { user, client: "web/0.1" } },
+      { outbox: [...this.unsettled.values()].map((u) => u.act) },
+    );
     this.link = new Link(this.engine, (effect) => this.take(effect));
     this.drafts.onRemoved((id) => this.settledElsewhere(id));
-    for (const intent of this.drafts.load()) this.link.step({ type: "submit", intent });
-    this.link.step({ type: "wake" });
+    this.link.step({ type: "start" });
   }
 
   stop(): void {
     this.stopped = true;
-    clearTimeout(this.receivedTimer);
     clearTimeout(this.inboxTimer);
     this.link.stop();
   }
@@ -118,6 +122,7 @@ export class Session {
       ...(replyTo === undefined ? {} : { reply_to: replyTo }),
     });
     this.typingSentAt = 0;
+    room.wrote.value += 1;
   }
   edit(room: Room, seq: number, text: string): void {
     this.submit({ type: "edit", id: this.newId(), room: room.id, seq, text });
@@ -129,13 +134,15 @@ export class Session {
     this.submit({ type: "react", id: this.newId(), room: room.id, seq, emoji, on });
   }
   retry(room: Room, id: string): void {
+    const act = room.actOf(id);
+    if (!act) return;
     room.retried(id);
-    this.link.step({ type: "retry", id });
+    this.unsettled.set(id, { act });
+    this.link.step({ type: "submit", act });
   }
   discard(room: Room, id: string): void {
-    this.drafts.remove(id);
+    this.settle(id);
     room.dropPending(id);
-    this.link.step({ type: "discard", id });
   }
 
   typing(room: Room, on: boolean): void {
@@ -156,7 +163,7 @@ export class Session {
     }
     room.readTo = seq;
     room.unread.value = 0;
-    this.link.step({ type: "cursor", kind: "read", room: room.id, seq });
+    this.link.step({ type: "read", room: room.id, seq });
   }
 
   async loadLatest(room: Room): Promise<void> {
@@ -238,10 +245,18 @@ export class Session {
     }
   }
 
-  private submit(intent: Intent): void {
-    this.drafts.save(intent);
-    this.rooms.value.get(intent.room)?.submitted(intent, new Date().toISOString());
-    this.link.step({ type: "submit", intent });
+  private submit(act: Act & { room: string }): void {
+    this.drafts.save(act);
+    this.unsettled.set(act.id, { act });
+    this.rooms.value.get(act.room)?.submitted(act, new Date().toISOString());
+    this.link.step({ type: "submit", act });
+  }
+
+  /** Nothing is left to be done about this act. */
+  private settle(id: string): void {
+    this.unsettled.delete(id);
+    this.drafts.remove(id);
+    this.engine.forget(id);
   }
 
   /** Later ids sort after earlier ones, also within one millisecond. */
@@ -253,43 +268,43 @@ export class Session {
   private take(effect: Effect): void {
     switch (effect.type) {
       case "status":
-        this.status.value = effect.status;
+        this.status.value = effect.state;
         return;
-      case "welcome":
-        this.textBytes = effect.frame.limits.text_bytes ?? this.textBytes;
-        void this.loadInbox();
-        return;
-      case "apply":
+      case "deliver":
         this.apply(effect.event);
-        return;
-      case "subscribed":
-        this.online(effect.frame.room, effect.frame.online ?? [], effect.frame.members);
         return;
       case "signal":
         this.signal(effect.frame);
         return;
-      case "acked": {
-        this.drafts.remove(effect.intent.id);
-        const applied = effect.seq <= (this.engine.position(effect.intent.room) ?? 0);
-        this.rooms.value.get(effect.intent.room)?.acked(effect.intent.id, effect.at, applied);
+      case "outbox":
+        this.outbox(effect.id, effect);
         return;
-      }
-      case "failed":
-        this.rooms.value.get(effect.intent.room)?.failed(effect.intent.id, effect.code, effect.message);
-        return;
-      case "reset": {
+      case "reset_room": {
         const room = this.rooms.value.get(effect.room);
         if (!room) return;
-        room.timeline.clear();
-        room.readTo = 0;
+        room.reset();
         if (this.currentId.value === room.id) void this.loadLatest(room);
         return;
       }
-      case "lost_room":
+      case "room_closed":
         this.forget(effect.room);
         return;
       default:
         return;
+    }
+  }
+
+  /** How an act fares. Its room may not be in the list; then only what is kept changes. */
+  private outbox(id: string, state: OutboxState): void {
+    const kept = this.unsettled.get(id);
+    const room = this.rooms.value.get(kept?.act.room ?? "");
+    if (state.state === "sent") {
+      this.settle(id);
+      room?.acked(id, state.at, state.seq <= (this.engine.position(state.room) ?? 0));
+    } else if (state.state === "failed" && kept) {
+      const { code, message } = state;
+      kept.failure = { code, message };
+      room?.failed(id, code, message);
     }
   }
 
@@ -300,10 +315,9 @@ export class Session {
     if (event.kind === "message") {
       if (event.from === this.user) {
         room.readTo = Math.max(room.readTo, event.seq);
-      } else {
+      } else if (room.isNews(event)) {
         room.unread.value += 1;
         if (room.id === this.currentId.value) this.heard.value = `${event.from}: ${event.text}`;
-        this.confirmReceived(room.id);
       }
     }
     if (event.kind === "member" && event.user === this.user && event.change === "removed")
@@ -311,21 +325,15 @@ export class Session {
     if (event.kind === "room" && event.change === "deleted") this.forget(room.id);
   }
 
-  /** Soon, and once for many messages. */
-  private confirmReceived(id: string): void {
-    this.received.add(id);
-    this.receivedTimer ??= setTimeout(() => {
-      this.receivedTimer = undefined;
-      for (const room of this.received) {
-        const seq = this.engine.position(room);
-        if (seq !== null) this.link.step({ type: "cursor", kind: "received", room, seq });
-      }
-      this.received.clear();
-    }, 100);
-  }
-
-  private signal(frame: Signal): void {
+  private signal(frame: ServerFrame): void {
     switch (frame.type) {
+      case "welcome":
+        this.textBytes = frame.limits.text_bytes ?? this.textBytes;
+        void this.loadInbox();
+        return;
+      case "subscribed":
+        this.online(frame.room, frame.online ?? [], frame.members);
+        return;
       case "receipt":
         this.rooms.value.get(frame.room)?.receipt(frame.user, frame.received, frame.read);
         return;
@@ -365,7 +373,6 @@ export class Session {
     if (!room) return;
     room.meet(users);
     if (members !== undefined) room.info.value = { ...room.info.value, members };
-    if (room.unread.value > 0) this.confirmReceived(id);
   }
 
   /** Reads the list of rooms; rooms that came while we were away are added, the others go on from their position. */
@@ -389,7 +396,7 @@ export class Session {
   }
 
   private addNew(info: RoomInfo): void {
-    this.add([{ room: info, last: null, unread: 0, read: info.head }]);
+    this.add([{ room: info, last: null, unread: 0, read: info.head, received: info.head }]);
   }
 
   private add(entries: readonly InboxEntry[]): void {
@@ -398,34 +405,43 @@ export class Session {
     const rooms = new Map(this.rooms.value);
     for (const entry of fresh) {
       const room = new Room(entry.room.id, entry, this.user);
-      for (const kept of this.engine.outbox.list())
-        if (kept.intent.room === room.id) {
-          room.submitted(kept.intent, timeOf(kept.intent.id));
-          if (kept.failure) room.failed(kept.intent.id, kept.failure.code, kept.failure.message);
-        }
+      for (const { act, failure } of this.unsettled.values()) {
+        if (act.room !== room.id) continue;
+        room.submitted(act, timeOf(act.id));
+        if (failure) room.failed(act.id, failure.code, failure.message);
+      }
       rooms.set(room.id, room);
     }
     this.rooms.value = rooms;
-    for (const { room } of fresh) this.link.step({ type: "join", room: room.id, after: room.head });
+    this.link.step({
+      type: "subscribe",
+      rooms: fresh.map((entry) => ({ room: entry.room.id, after: startOf(entry) })),
+    });
   }
 
   private forget(id: string): void {
-    this.link.step({ type: "leave", room: id });
+    this.link.step({ type: "unsubscribe", rooms: [id] });
     const rooms = new Map(this.rooms.value);
     if (!rooms.delete(id)) return;
     this.rooms.value = rooms;
     if (this.currentId.value === id) this.currentId.value = null;
   }
 
-  /** Another tab got the answer for this intent, or its user gave it up. */
+  /** Another tab got the answer for this act, or its user gave it up. */
   private settledElsewhere(id: string): void {
-    const entry = this.engine.outbox.get(id);
-    if (!entry) return;
-    this.link.step({ type: "discard", id });
-    const room = this.rooms.value.get(entry.intent.room);
+    const kept = this.unsettled.get(id);
+    if (!kept) return;
+    this.settle(id);
+    const room = this.rooms.value.get(kept.act.room ?? "");
+    if (kept.failure) room?.dropPending(id);
     // Our own connection brings the event; until then the message stays visible.
-    room?.acked(id, timeOf(id), false);
+    else room?.acked(id, timeOf(id), false);
   }
+}
+
+/** Where to read on: what was missed in a short absence is read again, so that its senders learn that it arrived. */
+function startOf({ room, received }: InboxEntry): number {
+  return room.head - received <= CATCH_UP_MAX ? Math.min(received, room.head) : room.head;
 }
 
 /** When a message was written: the first 48 bits of its id. */

@@ -61,6 +61,7 @@ export type LogEvent =
   | FillerEvent;
 
 export interface Limits {
+  frame_bytes: number;
   text_bytes: number;
   subscribe_rooms: number;
   fetch_events: number;
@@ -77,6 +78,11 @@ export type ErrorCode =
   | "unavailable"
   | "overloaded"
   | "internal";
+
+/** Whether the same request may succeed later. */
+export function isRetryable(code: ErrorCode): boolean {
+  return code === "rate_limited" || code === "unavailable" || code === "overloaded" || code === "internal";
+}
 
 export type ServerFrame =
   | {
@@ -119,18 +125,26 @@ export type ServerFrame =
 
 export type PresenceStatus = "online" | "away" | "offline" | "unknown";
 
-/** What a person did that must reach the log: kept in the outbox until it is acked. */
-export type Intent =
-  | { type: "send"; id: string; room: string; text: string; reply_to?: number }
-  | { type: "edit"; id: string; room: string; seq: number; text: string }
-  | { type: "delete"; id: string; room: string; seq: number }
-  | { type: "react"; id: string; room: string; seq: number; emoji: string; on: boolean };
+/** What a person did that must reach the log: has an id of the sender, and is acknowledged. */
+export type Act =
+  | {
+      type: "send";
+      id: string;
+      room?: string;
+      to?: string;
+      text: string;
+      reply_to?: number;
+      meta?: Record<string, string>;
+    }
+  | { type: "edit"; id: string; room: string; to?: never; seq: number; text: string }
+  | { type: "delete"; id: string; room: string; to?: never; seq: number }
+  | { type: "react"; id: string; room: string; to?: never; seq: number; emoji: string; on: boolean };
 
 export type ClientFrame =
-  | { type: "hello"; user: string; client: string }
+  | { type: "hello"; user?: string; token?: string; client?: string }
   | { type: "subscribe"; ref: string; rooms: { room: string; after?: number }[] }
   | { type: "unsubscribe"; ref: string; rooms: string[] }
   | { type: "fetch"; ref: string; room: string; after: number; limit: number }
   | { type: "received" | "read"; room: string; seq: number }
   | { type: "typing"; room: string; on: boolean }
-  | Intent;
+  | Act;

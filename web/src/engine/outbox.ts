@@ -1,126 +1,153 @@
-import { backoffMs } from "./backoff";
-import type { ErrorCode, Intent } from "./frames";
+/** What waits for its ack. One act per room is on its way at a time, so a refusal cannot change the order. */
+import { ASKED_WAIT_MAX_MS } from "./config";
+import type { OutboxState } from "./effect";
+import { type Act, type ErrorCode, isRetryable, type LogEvent, type ServerFrame } from "./frames";
+import { least } from "./link";
+import type { Turn } from "./turn";
 
-/** Errors that pass by themselves; all others are the server's last word on this intent. */
-const RETRYABLE: ReadonlySet<ErrorCode> = new Set(["unavailable", "overloaded", "rate_limited"]);
+type Phase = { name: "queued" } | { name: "sending"; deadline: number } | { name: "waiting"; until: number };
 
-export function isRetryable(code: ErrorCode): boolean {
-  return RETRYABLE.has(code);
+interface Entry {
+  readonly act: Act;
+  phase: Phase;
+  refusals: number;
 }
 
-export interface Entry {
-  readonly intent: Intent;
-  state: "waiting" | "in_flight" | "failed";
-  /** Not sent again before this time. */
-  notBefore: number;
-  /** When the answer is overdue and the same id is sent again, which is safe. */
-  overdueAt: number;
-  tries: number;
-  failure?: { code: ErrorCode; message: string };
-}
-
-const ANSWER_OVERDUE_MS = 15_000;
-
-/**
- * What a person did and the server has not acked. Entries of one room leave one at a time in the order they were made,
- * so that neither a lost connection nor a refusal can change that order.
- */
 export class Outbox {
-  private readonly entries = new Map<string, Entry>();
+  private entries: Entry[];
+  /** The sender has sent too much: nothing goes out before this. */
+  private pausedUntil = 0;
 
-  add(intent: Intent): void {
-    if (this.entries.has(intent.id)) return;
-    this.entries.set(intent.id, { intent, state: "waiting", notBefore: 0, overdueAt: 0, tries: 0 });
+  constructor(acts: readonly Act[]) {
+    this.entries = acts.map(entryOf);
   }
 
-  get(id: string): Entry | undefined {
-    return this.entries.get(id);
+  acts(): Act[] {
+    return this.entries.map((entry) => entry.act);
   }
 
-  /** Everything not acked, oldest first. */
-  list(): Entry[] {
-    return [...this.entries.values()];
+  has(id: string): boolean {
+    return this.entries.some((entry) => entry.act.id === id);
   }
 
-  /** Takes an entry out: acked, seen in the log, or discarded. */
-  remove(id: string): Entry | undefined {
-    const entry = this.entries.get(id);
-    this.entries.delete(id);
-    return entry;
-  }
-
-  /** The intents to write now; they are in flight afterwards. */
-  due(now: number): Intent[] {
-    const due: Intent[] = [];
-    for (const entry of this.heads()) {
-      const overdue = entry.state === "in_flight" && entry.overdueAt <= now;
-      if (!overdue && (entry.state !== "waiting" || entry.notBefore > now)) continue;
-      entry.state = "in_flight";
-      entry.overdueAt = now + ANSWER_OVERDUE_MS;
-      due.push(entry.intent);
+  submit(act: Act, turn: Turn): void {
+    const { id } = act;
+    if (this.has(id)) return;
+    if (this.entries.length >= turn.config.outbox_max) {
+      turn.emit({
+        type: "outbox",
+        id,
+        state: "failed",
+        code: "outbox_full",
+        message: "the outbox is full",
+      });
+      return;
     }
-    return due;
+    this.entries.push(entryOf(act));
+    turn.emit({ type: "outbox", id, state: "queued" });
   }
 
-  /** When `due` should be asked next, or null while nothing waits for a time. */
   wakeAt(): number | null {
-    let at: number | null = null;
-    for (const entry of this.heads()) {
-      const when = entry.state === "in_flight" ? entry.overdueAt : entry.notBefore;
-      if (at === null || when < at) at = when;
-    }
-    return at;
+    return least(this.heads().map((entry) => this.dueAt(entry)));
   }
 
-  /** The server refused: true when that is final and a person has to decide. */
-  refused(
-    id: string,
-    code: ErrorCode,
-    message: string,
-    retryAfterMs: number | undefined,
-    now: number,
-    random: number,
-  ): boolean {
-    const entry = this.entries.get(id);
-    if (!entry) return false;
-    if (!isRetryable(code)) {
-      entry.state = "failed";
-      entry.failure = { code, message };
-      return true;
-    }
-    entry.state = "waiting";
-    entry.notBefore = now + Math.max(retryAfterMs ?? 0, backoffMs(entry.tries, random));
-    entry.tries += 1;
-    return false;
-  }
-
-  /** The connection is gone: what was in flight may or may not have arrived, so it goes out again. */
-  connectionLost(): void {
-    for (const entry of this.entries.values()) {
-      if (entry.state === "in_flight") entry.state = "waiting";
-      entry.notBefore = 0;
+  /**
+   * Sends the first act of every room that is neither on its way nor waiting. An act whose answer is overdue is sent
+   * again: its id makes that harmless.
+   */
+  pump(conn: number, frameBytes: number, turn: Turn): void {
+    for (;;) {
+      const tooLarge: string[] = [];
+      for (const entry of this.heads()) {
+        if (this.dueAt(entry) > turn.now) continue;
+        const { id } = entry.act;
+        if (new TextEncoder().encode(JSON.stringify(entry.act)).length > frameBytes) {
+          tooLarge.push(id);
+          continue;
+        }
+        entry.phase = { name: "sending", deadline: turn.now + turn.config.request_timeout_ms };
+        turn.send(conn, entry.act);
+        turn.emit({ type: "outbox", id, state: "sending" });
+      }
+      if (tooLarge.length === 0) return;
+      // The server would close the connection over it, again and again.
+      const message = "the frame is larger than the server accepts";
+      for (const id of tooLarge) this.settle(id, { state: "failed", code: "too_large", message }, turn);
     }
   }
 
-  /** A person wants a refused entry tried again. */
-  retry(id: string): void {
-    const entry = this.entries.get(id);
-    if (entry?.state !== "failed") return;
-    entry.state = "waiting";
-    entry.notBefore = 0;
-    entry.tries = 0;
-    delete entry.failure;
+  /** The fate of `id` is known. */
+  settle(id: string, state: OutboxState, turn: Turn): void {
+    if (!this.has(id)) return;
+    this.entries = this.entries.filter((entry) => entry.act.id !== id);
+    turn.emit({ type: "outbox", id, ...state });
   }
 
-  /** The oldest entry of each room that is not given up. */
+  /** An event in the log proves that the act was kept, as well as an ack does. */
+  seen(event: LogEvent, user: string | undefined, turn: Turn): void {
+    if (this.entries.length === 0 || !("id" in event) || event.from === undefined || event.from !== user)
+      return;
+    const entry = this.entries.find((e) => e.act.id === event.id);
+    if (!entry || (entry.act.room ?? event.room) !== event.room) return;
+    this.settle(event.id, { state: "sent", room: event.room, seq: event.seq, at: event.at }, turn);
+  }
+
+  refused(id: string, error: Extract<ServerFrame, { type: "error" }>, turn: Turn): void {
+    const entry = this.entries.find((e) => e.act.id === id);
+    if (!entry) return;
+    const { code, message } = error;
+    const hopeless = code === "internal" && entry.refusals + 1 >= turn.config.internal_max;
+    if (!isRetryable(code) || hopeless) {
+      this.settle(id, { state: "failed", code, message }, turn);
+      return;
+    }
+    if (entry.phase.name !== "sending") return;
+    const retry_in_ms = askedWait(error) + turn.backoff(entry.refusals);
+    const until = turn.now + retry_in_ms;
+    entry.refusals += 1;
+    entry.phase = { name: "waiting", until };
+    if (code === "rate_limited") this.pausedUntil = Math.max(this.pausedUntil, until);
+    turn.emit({ type: "outbox", id, state: "waiting", code, retry_in_ms });
+  }
+
+  /** Whatever was on its way may or may not have arrived; it will be sent again. */
+  disconnected(): string[] {
+    const back = this.entries.filter((entry) => entry.phase.name === "sending");
+    for (const entry of back) entry.phase = { name: "queued" };
+    return back.map((entry) => entry.act.id);
+  }
+
+  /** Like `disconnected`, and says so: no other connection takes over at once. */
+  offline(turn: Turn): void {
+    for (const id of this.disconnected()) turn.emit({ type: "outbox", id, state: "queued" });
+  }
+
+  /** A person no longer wants it, or another tab has its answer. */
+  forget(id: string): void {
+    this.entries = this.entries.filter((entry) => entry.act.id !== id);
+  }
+
+  /** The first entry of each room, or of each user that is written to. */
   private heads(): Entry[] {
-    const rooms = new Set<string>();
-    const heads: Entry[] = [];
-    for (const entry of this.entries.values()) {
-      if (entry.state === "failed" || rooms.has(entry.intent.room)) continue;
-      rooms.add(entry.intent.room);
-      heads.push(entry);
-    }
-    return heads;
+    const lanes = new Set<string>();
+    return this.entries.filter(({ act }) => {
+      const lane = act.room !== undefined ? `#${act.room}` : `@${act.to ?? ""}`;
+      if (lanes.has(lane)) return false;
+      lanes.add(lane);
+      return true;
+    });
   }
+
+  private dueAt({ phase }: Entry): number {
+    if (phase.name === "sending") return phase.deadline;
+    return phase.name === "waiting" ? Math.max(phase.until, this.pausedUntil) : this.pausedUntil;
+  }
+}
+
+function entryOf(act: Act): Entry {
+  return { act, phase: { name: "queued" }, refusals: 0 };
+}
+
+export function askedWait(error: { code: ErrorCode; retry_after_ms?: number }): number {
+  return Math.min(error.retry_after_ms ?? 0, ASKED_WAIT_MAX_MS);
 }

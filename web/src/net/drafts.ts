@@ -1,7 +1,7 @@
-import type { Intent } from "../engine/frames";
+import type { Act } from "../engine/frames";
 
 /**
- * Keeps what was not acked in localStorage, one key per intent, so that a reload or a crash of the tab loses nothing. All
+ * Keeps what was not acked in localStorage, one key per act, so that a reload or a crash of the tab loses nothing. All
  * tabs of a user share the keys: each may send all of them, because the server stores an id once however often it comes.
  */
 export class Drafts {
@@ -11,9 +11,9 @@ export class Drafts {
     this.prefix = `darda:outbox:${user}:`;
   }
 
-  save(intent: Intent): void {
+  save(act: Act): void {
     try {
-      localStorage.setItem(this.prefix + intent.id, JSON.stringify(intent));
+      localStorage.setItem(this.prefix + act.id, JSON.stringify(act));
     } catch {
       // Full or forbidden storage: the message is still sent, it only does not survive a reload.
     }
@@ -24,15 +24,15 @@ export class Drafts {
   }
 
   /** Oldest first: the ids sort by time. */
-  load(): Intent[] {
+  load(): Act[] {
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
     return keys.sort().flatMap((key) => {
-      const intent = parse(localStorage.getItem(key));
-      return intent ? [intent] : [];
+      const act = parse(localStorage.getItem(key));
+      return act ? [act] : [];
     });
   }
 
-  /** Calls back when another tab settled an intent. */
+  /** Calls back when another tab settled an act. */
   onRemoved(callback: (id: string) => void): void {
     window.addEventListener("storage", (e) => {
       if (e.key?.startsWith(this.prefix) && e.newValue === null) callback(e.key.slice(this.prefix.length));
@@ -40,7 +40,7 @@ export class Drafts {
   }
 }
 
-function parse(json: string | null): Intent | null {
+function parse(json: string | null): Act | null {
   try {
     const value = JSON.parse(json ?? "null");
     return value && typeof value.id === "string" && typeof value.room === "string" ? value : null;

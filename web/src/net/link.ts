@@ -1,10 +1,12 @@
-import type { Effect, Engine, Input } from "../engine/engine";
+import type { Effect, Input } from "../engine/effect";
+import type { Engine } from "../engine/engine";
 import type { ClientFrame } from "../engine/frames";
 
 /** Moves frames between the engine and WebSockets, and wakes the engine in time. Decides nothing. */
 export class Link {
   private readonly sockets = new Map<number, WebSocket>();
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private now = 0;
   private stopped = false;
 
   constructor(
@@ -17,10 +19,12 @@ export class Link {
 
   step(input: Input): void {
     if (this.stopped) return;
-    for (const effect of this.engine.step(input, Date.now())) this.carryOut(effect);
+    // The wall clock shows that a laptop slept; it must only never go back.
+    this.now = Math.max(this.now, Date.now());
+    for (const effect of this.engine.handle(input, this.now, Math.random())) this.carryOut(effect);
     clearTimeout(this.timer);
     const at = this.engine.wakeAt();
-    if (at !== null) this.timer = setTimeout(() => this.step({ type: "wake" }), Math.max(0, at - Date.now()));
+    if (at !== null) this.timer = setTimeout(() => this.step({ type: "tick" }), Math.max(0, at - Date.now()));
   }
 
   stop(): void {
@@ -32,12 +36,12 @@ export class Link {
   }
 
   private hurry = () => {
-    if (document.visibilityState === "visible") this.step({ type: "hurry" });
+    if (document.visibilityState === "visible") this.step({ type: "retry_now" });
   };
 
   private carryOut(effect: Effect): void {
     switch (effect.type) {
-      case "open":
+      case "connect":
         this.open(effect.conn);
         return;
       case "close": {
@@ -46,7 +50,7 @@ export class Link {
         socket?.close();
         return;
       }
-      case "write":
+      case "send_frame":
         this.write(effect.conn, effect.frame);
         return;
       default:
@@ -65,7 +69,7 @@ export class Link {
         this.step({ type: "frame", conn, frame: JSON.parse(e.data) });
     };
     socket.onclose = (e) => {
-      if (this.sockets.delete(conn)) this.step({ type: "closed", conn, code: e.code });
+      if (this.sockets.delete(conn)) this.step({ type: "closed", conn, code: e.code, reason: e.reason });
     };
   }
 

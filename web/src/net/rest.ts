@@ -29,6 +29,7 @@ export interface InboxEntry {
   last: Message | null;
   unread: number;
   read: number;
+  received: number;
 }
 
 export interface Found {

@@ -1,7 +1,7 @@
 export type Piece = { kind: "text"; text: string } | { kind: "link"; text: string; href: string };
 
 const CANDIDATE = /\bhttps?:\/\/[^\s<>"'`{}|\\^]+/gi;
-const TRAILING = /[.,;:!?…]+$/;
+const TRAILING = ".,;:!?…";
 
 /** Splits a text into plain pieces and http(s) links. Nothing else ever becomes a link. */
 export function linkify(text: string): Piece[] {
@@ -24,22 +24,22 @@ export function linkify(text: string): Piece[] {
 
 /** Punctuation after a link belongs to the sentence, and so does a bracket that was opened before the link. */
 function trimmed(link: string): string {
-  let out = link;
-  for (;;) {
-    const before = out;
-    out = out.replace(TRAILING, "");
-    for (const [open, close] of [
-      ["(", ")"],
-      ["[", "]"],
-    ] as const) {
-      if (out.endsWith(close) && count(out, close) > count(out, open)) out = out.slice(0, -1);
-    }
-    if (out === before) return out;
+  const surplus = { ")": closedMore(link, "(", ")"), "]": closedMore(link, "[", "]") };
+  let end = link.length;
+  for (; end > 0; end--) {
+    const last = link[end - 1] ?? "";
+    if (last === ")" || last === "]") {
+      if (surplus[last] <= 0) break;
+      surplus[last] -= 1;
+    } else if (!TRAILING.includes(last)) break;
   }
+  return link.slice(0, end);
 }
 
-function count(text: string, char: string): number {
-  return text.split(char).length - 1;
+function closedMore(text: string, open: string, close: string): number {
+  let more = 0;
+  for (const char of text) more += char === close ? 1 : char === open ? -1 : 0;
+  return more;
 }
 
 function httpUrl(text: string): string | null {

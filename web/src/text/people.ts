@@ -5,7 +5,7 @@ export const TINTS = 12;
 export function tintOf(name: string): number {
   let hash = 2166136261;
   for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 16777619);
-  return ((hash >>> 0) ^ ((hash >>> 0) >>> 15)) % TINTS;
+  return ((hash ^ (hash >>> 15)) >>> 0) % TINTS;
 }
 
 export function initialsOf(name: string): string {

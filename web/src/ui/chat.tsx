@@ -89,7 +89,12 @@ function Nothing({ session, onMenu }: { session: Session; onMenu: () => void }) 
   const waiting = session.currentId.value !== null && !session.trouble.value;
   return (
     <div class="nothing">
-      <button type="button" class="icon-button only-phone nothing-menu" aria-label="Rooms" onClick={onMenu}>
+      <button
+        type="button"
+        class="icon-button only-phone nothing-menu"
+        aria-label="Show rooms"
+        onClick={onMenu}
+      >
         <Icon name="menu" size={20} />
       </button>
       {waiting ? (

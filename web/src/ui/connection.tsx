@@ -16,7 +16,7 @@ export function Connection({ session }: { session: Session }) {
       }
       return;
     }
-    if (status === "refused") {
+    if (status === "stopped") {
       shown.value = "refused";
       return;
     }

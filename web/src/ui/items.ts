@@ -52,10 +52,10 @@ export function itemsOf(room: Room, me: string): Item[] {
   }
   if (!room.timeline.atEnd) return items;
   for (const pending of room.unsent()) {
-    if (pending.intent.type !== "send") continue;
+    if (pending.act.type !== "send") continue;
     dayLine(pending.at);
-    const grouped = follows(me, pending.at) && pending.intent.reply_to === undefined;
-    items.push({ kind: "unsent", key: pending.intent.id, pending, follows: grouped });
+    const grouped = follows(me, pending.at) && pending.act.reply_to === undefined;
+    items.push({ kind: "unsent", key: pending.act.id, pending, follows: grouped });
   }
   return items;
 }

@@ -41,6 +41,15 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
     };
   }, []);
 
+  const toEnd = () => {
+    if (room.timeline.atEnd) list.current?.toEnd();
+    else void session.loadLatest(room).then(() => list.current?.toEnd());
+  };
+  const wrote = room.wrote.value;
+  useEffect(() => {
+    if (wrote > 0) toEnd();
+  }, [wrote]);
+
   const jump = session.jump.value;
   useLayoutEffect(() => {
     if (!jump || jump.room !== room.id) return;
@@ -132,9 +141,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
             status={mine ? (seq <= seen ? "seen" : seq <= delivered ? "delivered" : "sent") : null}
             seenBy={mine && seq <= seen ? room.seenBy(seq).join(", ") : ""}
             replied={message.reply_to === undefined ? null : (room.timeline.find(message.reply_to) ?? null)}
-            refused={
-              acts.find((a) => a.state === "failed" && "seq" in a.intent && a.intent.seq === seq) ?? null
-            }
+            refused={acts.find((a) => a.state === "failed" && "seq" in a.act && a.act.seq === seq) ?? null}
             tabStop={tabStop === item.key}
             flash={flash.value === item.key}
             actions={actions}
@@ -149,8 +156,8 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
             follows={item.follows}
             me={session.user}
             replied={
-              item.pending.intent.type === "send" && item.pending.intent.reply_to !== undefined
-                ? (room.timeline.find(item.pending.intent.reply_to) ?? null)
+              item.pending.act.type === "send" && item.pending.act.reply_to !== undefined
+                ? (room.timeline.find(item.pending.act.reply_to) ?? null)
                 : null
             }
             tabStop={tabStop === item.key}
@@ -187,14 +194,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
         label={`Messages in ${room.title.value}`}
       />
       {(!atEnd.value || (!room.timeline.atEnd && items.length > 1)) && (
-        <button
-          type="button"
-          class="to-end"
-          onClick={() => {
-            if (room.timeline.atEnd) list.current?.toEnd();
-            else void session.loadLatest(room).then(() => list.current?.toEnd());
-          }}
-        >
+        <button type="button" class="to-end" onClick={toEnd}>
           <Icon name="down" size={16} />
           {behind > 0 ? `${behind} new ${behind === 1 ? "message" : "messages"}` : "Newest messages"}
         </button>
@@ -251,8 +251,8 @@ function estimate(item: Item, width: number): number {
   const text =
     item.kind === "message"
       ? (item.message.text ?? "")
-      : "text" in item.pending.intent
-        ? item.pending.intent.text
+      : "text" in item.pending.act
+        ? item.pending.act.text
         : "";
   const perLine = Math.max(20, (Math.min(width || 900, 900) - 110) / CHARACTER_PX);
   return Math.ceil(text.length / perLine) * LINE_PX + (item.follows ? 4 : 34);

@@ -88,17 +88,17 @@ export const UnsentRow = memo(function UnsentRow(props: {
   actions: RowActions;
 }) {
   const { pending, me, actions } = props;
-  if (pending.intent.type !== "send") return null;
+  if (pending.act.type !== "send") return null;
   return (
     <Frame
       {...props}
       flash={false}
       from={me}
       at={pending.at}
-      replyTo={pending.intent.reply_to}
+      replyTo={pending.act.reply_to}
       extra={`unsent unsent-${pending.state}`}
     >
-      <Text text={pending.intent.text} />
+      <Text text={pending.act.text} />
       {pending.state === "failed" && <Refused pending={pending} actions={actions} />}
       <Status status={pending.state} seenBy="" />
     </Frame>
@@ -198,7 +198,7 @@ function Status({ status, seenBy }: { status: DeliveryStatus; seenBy: string }) 
 const WHAT = { send: "sent", edit: "edited", delete: "deleted", react: "changed" } as const;
 
 function Refused({ pending, actions }: { pending: Pending; actions: RowActions }) {
-  const { id, type } = pending.intent;
+  const { id, type } = pending.act;
   return (
     <div class="refused" role="alert">
       <span>

@@ -48,7 +48,7 @@ function Header({ session, room, drawer, panel }: Parameters<typeof RoomView>[0]
       <button
         type="button"
         class="icon-button only-phone"
-        aria-label="Rooms"
+        aria-label="Show rooms"
         aria-expanded={drawer.value}
         onClick={() => (drawer.value = true)}
       >
