@@ -118,15 +118,22 @@ pub trait Directory: Send + Sync {
     async fn create_room(&self, new: NewRoom, with: Option<&UserId>) -> Result<Changed<Room>>;
 
     /// Changes name and topic. `by` is named in the announcement; rights are the caller's concern, here and below.
-    async fn patch_room(&self, room: &RoomId, patch: RoomPatch, by: &UserId)
-    -> Result<Changed<Room>>;
+    async fn patch_room(
+        &self,
+        room: &RoomId,
+        patch: RoomPatch,
+        by: &UserId,
+    ) -> Result<Changed<Room>>;
 
     /// Removes the room, its members and invites. Returns who the members were (at most 100,000).
     async fn delete_room(&self, room: &RoomId) -> Result<Vec<UserId>>;
 
     /// Rooms visible to `user`, with the user's membership.
-    async fn rooms(&self, user: &UserId, filter: &RoomFilter)
-    -> Result<Vec<(Room, Option<Member>)>>;
+    async fn rooms(
+        &self,
+        user: &UserId,
+        filter: &RoomFilter,
+    ) -> Result<Vec<(Room, Option<Member>)>>;
 
     /// One membership.
     async fn member(&self, room: &RoomId, user: &UserId) -> Result<Option<Member>>;
@@ -150,12 +157,8 @@ pub trait Directory: Send + Sync {
     ) -> Result<Changed<Member>>;
 
     /// Ends a membership. `NotFound` when there is none; `Refused` for the last owner while others remain.
-    async fn remove_member(
-        &self,
-        room: &RoomId,
-        user: &UserId,
-        by: &UserId,
-    ) -> Result<Changed<()>>;
+    async fn remove_member(&self, room: &RoomId, user: &UserId, by: &UserId)
+    -> Result<Changed<()>>;
 
     /// Moves cursors up. Those of people who are no members are ignored.
     async fn advance(&self, cursors: Vec<Cursor>) -> Result<()>;
