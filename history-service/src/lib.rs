@@ -1,1 +1,62 @@
+//! Reads of the log: events as they were stored, messages as they stand now, search, inbox, export.
+//!
+//! Reads only. Nothing here writes, and nothing here knows which family it runs on. [`configure`] mounts the paths
+//! into any server, [`run`] is a server of its own.
 
+mod access;
+mod config;
+mod events;
+mod export;
+mod inbox;
+mod messages;
+mod scan;
+mod search;
+mod serve;
+mod view;
+
+use actix_web::web;
+use backend::Backends;
+use utoipa::OpenApi as _;
+
+pub use config::{Config, STORAGE_VARIABLES, Storage, VARIABLES};
+pub use serve::run;
+
+/// What the handlers work with: `app_data(web::Data::new(History::new(backends)))`.
+#[derive(Clone)]
+pub struct History {
+    backends: Backends,
+}
+
+impl History {
+    /// Reads of a family.
+    #[must_use]
+    pub fn new(backends: Backends) -> Self {
+        Self { backends }
+    }
+}
+
+/// Mounts the paths. Mount them before other resources of the same paths: these answer `GET` alone and let every other
+/// method pass.
+pub fn configure(cfg: &mut web::ServiceConfig) {
+    cfg.service(web::resource("/v1/rooms/{id}/events").get(events::read))
+        .service(
+            web::resource("/v1/rooms/{id}/messages")
+                .guard(actix_web::guard::Get())
+                .get(messages::read),
+        )
+        .service(web::resource("/v1/rooms/{id}/export").get(export::read))
+        .service(web::resource("/v1/search").get(search::read))
+        .service(web::resource("/v1/inbox").get(inbox::read));
+}
+
+/// The description of the paths of [`configure`].
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    #[derive(utoipa::OpenApi)]
+    #[openapi(
+        paths(events::read, messages::read, export::read, search::read, inbox::read),
+        tags((name = "history", description = "What was written."))
+    )]
+    struct Api;
+    Api::openapi()
+}

@@ -1,0 +1,37 @@
+//! `history-service`: the process.
+
+use anyhow::Context as _;
+use history_service::{Config, VARIABLES, run};
+use runtime::{cli::Program, shutdown};
+use tracing::info;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: "history-service",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "reads of the Darda log: pages, messages, search, inbox, export",
+    variables: VARIABLES,
+};
+
+#[actix_web::main]
+async fn main() -> anyhow::Result<()> {
+    PROGRAM.start()?;
+    let config = Config::from_env()?;
+    let backends = backend::open(config.storage.into()).await.context(
+        "the embedded family belongs to one process: to chat and read at the same time, run standalone instead",
+    )?;
+    let listener = config.listen.bind_http()?;
+    let admin_listener = config.listen.bind_admin()?;
+    info!(addr = %listener.local_addr()?, "history-service is listening");
+    let ended = run(
+        backends.clone(),
+        listener,
+        admin_listener,
+        shutdown::on_signals()?,
+    )
+    .await;
+    backends.health.close().await;
+    ended
+}

@@ -1,0 +1,98 @@
+//! The server.
+
+use std::net::TcpListener;
+
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context as _;
+use backend::Backends;
+use runtime::health::{self, Check};
+use runtime::{Metrics, Readiness, admin};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{History, configure, openapi};
+
+/// Seconds that answers under way get to finish.
+const DRAIN_SECS: u64 = 10;
+
+/// Serves reads until the token is cancelled, then finishes the answers under way.
+///
+/// # Errors
+/// When one of the two servers cannot run. The other is ended with it.
+pub async fn run(
+    backends: Backends,
+    listener: TcpListener,
+    admin_listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let readiness = readiness(&backends);
+    let metrics = Metrics::new("history-service", env!("CARGO_PKG_VERSION"));
+    let server = server(backends, listener, readiness.clone())?;
+    let handle = server.handle();
+    let admin_shutdown = CancellationToken::new();
+    let operators = admin::serve(
+        admin_listener,
+        metrics,
+        readiness.clone(),
+        admin_shutdown.clone(),
+    );
+    let drain = async {
+        shutdown.cancelled().await;
+        info!("finishing the answers under way");
+        readiness.set_draining();
+        handle.stop(true).await;
+    };
+    let readers = async {
+        let ended = tokio::join!(server, drain).0;
+        admin_shutdown.cancel();
+        ended.context("the server for clients ended")
+    };
+    let operators = async {
+        let ended = operators.await.context("the server for operators ended");
+        // Without it nobody could tell how this process is.
+        shutdown.cancel();
+        ended
+    };
+    let (readers, operators) = tokio::join!(readers, operators);
+    readers.and(operators)
+}
+
+fn readiness(backends: &Backends) -> Readiness {
+    let readiness = Readiness::new();
+    let stores = backends.health.clone();
+    readiness.checks("stores", move || {
+        let stores = stores.clone();
+        async move {
+            let dependencies = stores.check().await.into_iter();
+            dependencies
+                .map(|dependency| Check::new(dependency.name, dependency.trouble))
+                .collect()
+        }
+    });
+    readiness
+}
+
+fn server(
+    backends: Backends,
+    listener: TcpListener,
+    readiness: Readiness,
+) -> anyhow::Result<actix_web::dev::Server> {
+    let history = web::Data::new(History::new(backends));
+    let description = rest::openapi::merge([openapi()]);
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(rest::observe))
+            .app_data(history.clone())
+            .configure(health::configure(readiness.clone()))
+            .configure(rest::openapi::serve(&description))
+            .configure(configure)
+            // Says which methods the path has, where no other service does.
+            .service(web::resource("/v1/rooms/{id}/messages"))
+    })
+    .disable_signals()
+    .shutdown_timeout(DRAIN_SECS)
+    .listen(listener)
+    .context("cannot listen for clients")?;
+    Ok(server.run())
+}
