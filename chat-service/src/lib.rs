@@ -1,1 +1,82 @@
+//! The front door of Darda: sockets, REST, the web page.
+//!
+//! Holds no state that matters: what is durable is behind the ports, what is here can be lost with the process.
 
+pub mod config;
+mod connection;
+mod gateway;
+mod hub;
+mod mailbox;
+pub mod messages;
+pub mod metrics;
+mod origins;
+mod outbound;
+mod page;
+mod pod;
+mod rates;
+pub mod rest;
+mod ring;
+pub mod rooms;
+mod server;
+mod session;
+mod websocket;
+
+use std::sync::Arc;
+
+use backend::Backends;
+
+pub use config::Config;
+pub use server::{Service, run};
+
+use messages::Messages;
+use metrics::Metrics;
+use origins::Origins;
+use pod::Pod;
+use rates::{Buckets, Rates};
+use rooms::Rooms;
+
+/// What every worker of the process shares.
+struct Process {
+    config: Config,
+    limits: Arc<protocol::Limits>,
+    backends: Backends,
+    rooms: Rooms,
+    messages: Messages,
+    rates: Arc<Rates>,
+    metrics: Arc<Metrics>,
+    origins: Origins,
+    pod: Arc<Pod>,
+}
+
+impl Process {
+    fn new(config: Config, backends: Backends, metrics: &runtime::Metrics) -> Arc<Self> {
+        let limits = Arc::new(config.wire_limits());
+        let joins = config.limits.joins_per_sec;
+        let rates = Arc::new(Rates {
+            sends: Buckets::new(limits.sends_per_sec, limits.sends_burst),
+            joins: Buckets::new(joins, joins.saturating_mul(10)),
+        });
+        let metrics = Arc::new(Metrics::register(metrics));
+        let rooms = Rooms::new(backends.clone(), true);
+        let messages = Messages::new(
+            backends.clone(),
+            rooms.clone(),
+            Arc::clone(&limits),
+            Arc::clone(&rates),
+            Arc::clone(&metrics),
+        );
+        let pod = Arc::new(Pod::new(backends.clone(), config.workers()));
+        backends.relay.attach(Arc::clone(&pod) as _);
+        Arc::new(Self {
+            origins: Origins::new(&config.gateway.allowed_origins),
+            config,
+            limits,
+            backends,
+            rooms,
+            messages,
+            rates,
+            metrics,
+            pod,
+        })
+    }
+}

@@ -5,12 +5,12 @@ use actix_web::web::Data;
 use backend::Backends;
 use protocol::{RoomId, Timestamp};
 use rest::openapi::Refused;
-use rest::{Caller, Json, Path, Refusal, RoomPath};
+use rest::{Caller, Json, Path, Refusal, Room, RoomPath};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problems::{Forbidden, NotFound, TooLarge};
-use super::view::RoomView;
+use super::view;
 use crate::rooms::{InviteTerms, Rooms};
 
 /// What an invite shall be good for.
@@ -80,7 +80,7 @@ pub struct RedeemPath {
     post, path = "/v1/invites/{code}", tag = "rooms", operation_id = "redeem_invite",
     params(("code" = String, Path, description = "The code.")),
     responses(
-        (status = 200, description = "The room.", body = RoomView),
+        (status = 200, description = "The room.", body = Room),
         Forbidden,
         NotFound,
         Refused,
@@ -95,6 +95,6 @@ pub async fn redeem(
 ) -> Result<HttpResponse, Refusal> {
     let room = rooms.redeem(&user, &code).await?;
     let (room, member) = rooms.member(&user, &room.id).await?;
-    let view = RoomView::of(&backends, &user, room, Some(member.role)).await?;
+    let view = view::room(&backends, &user, &room, Some(member.role)).await?;
     Ok(rest::ok(&view))
 }

@@ -7,12 +7,12 @@ use backend::Backends;
 use backend::directory::{RoomFilter, RoomKind, RoomPatch};
 use protocol::{Role, RoomId, UserId};
 use rest::openapi::Refused;
-use rest::{Caller, Json, Limit, Page, Path, Query, Refusal, RoomPath, cursor};
+use rest::{Caller, Json, Limit, Page, Path, Query, Refusal, Room, RoomPath, cursor};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::problems::{Conflict, Forbidden, NotFound, TooLarge};
-use super::view::{KindView, RoomView};
+use super::view;
 use crate::rooms::{Draft, Made, Rooms};
 
 const SEARCH_CHARS_MAX: usize = 100;
@@ -22,7 +22,7 @@ const SEARCH_CHARS_MAX: usize = 100;
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only rooms of this kind.
-    kind: Option<KindView>,
+    kind: Option<rest::RoomKind>,
     /// Only rooms whose id, name or topic contains this, without regard to case.
     #[param(max_length = 100)]
     q: Option<String>,
@@ -40,7 +40,7 @@ pub struct ListQuery {
 #[utoipa::path(
     get, path = "/v1/rooms", tag = "rooms", operation_id = "list_rooms",
     params(ListQuery),
-    responses((status = 200, description = "A page of rooms.", body = Page<RoomView>), Refused),
+    responses((status = 200, description = "A page of rooms.", body = Page<Room>), Refused),
     security(("open_mode" = [])),
 )]
 pub async fn list(
@@ -65,7 +65,7 @@ pub async fn list(
     };
     let mut rooms = backends.directory.rooms(&user, &filter).await?;
     let next = super::cut(&mut rooms, query.limit, |(room, _)| &room.id);
-    let items = RoomView::all(&backends, &user, rooms).await?;
+    let items = view::rooms(&backends, &user, &rooms).await?;
     Ok(rest::ok(&Page { items, next }))
 }
 
@@ -77,7 +77,7 @@ pub struct CreateBody {
     #[schema(nullable = false)]
     id: Option<RoomId>,
     /// `public` or `private`.
-    kind: KindView,
+    kind: rest::RoomKind,
     #[schema(nullable = false, max_length = 100)]
     name: Option<String>,
     #[schema(nullable = false, max_length = 1000)]
@@ -89,7 +89,7 @@ pub struct CreateBody {
     post, path = "/v1/rooms", tag = "rooms", operation_id = "create_room",
     request_body = CreateBody,
     responses(
-        (status = 201, description = "The room was made.", body = RoomView,
+        (status = 201, description = "The room was made.", body = Room,
             headers(("location" = String, description = "The room's path."))),
         Conflict,
         TooLarge,
@@ -111,7 +111,7 @@ pub async fn create(
     };
     let room = rooms.create(&user, draft).await?;
     let path = format!("/v1/rooms/{}", room.id);
-    let view = RoomView::of(&backends, &user, room, Some(Role::Owner)).await?;
+    let view = view::room(&backends, &user, &room, Some(Role::Owner)).await?;
     Ok(HttpResponse::Created()
         .insert_header((header::LOCATION, path))
         .json(view))
@@ -121,7 +121,7 @@ pub async fn create(
 #[utoipa::path(
     get, path = "/v1/rooms/{id}", tag = "rooms", operation_id = "get_room",
     params(("id" = RoomId, Path, description = "The room.")),
-    responses((status = 200, description = "The room.", body = RoomView), NotFound, Refused),
+    responses((status = 200, description = "The room.", body = Room), NotFound, Refused),
     security(("open_mode" = [])),
 )]
 pub async fn get(
@@ -132,7 +132,7 @@ pub async fn get(
 ) -> Result<HttpResponse, Refusal> {
     let (room, member) = rooms.visible(&user, &id).await?;
     let role = member.map(|mine| mine.role);
-    let view = RoomView::of(&backends, &user, room, role).await?;
+    let view = view::room(&backends, &user, &room, role).await?;
     Ok(rest::ok(&view))
 }
 
@@ -152,7 +152,7 @@ pub struct PatchBody {
     params(("id" = RoomId, Path, description = "The room.")),
     request_body = PatchBody,
     responses(
-        (status = 200, description = "The room as it is now.", body = RoomView),
+        (status = 200, description = "The room as it is now.", body = Room),
         Forbidden,
         NotFound,
         TooLarge,
@@ -172,7 +172,7 @@ pub async fn patch(
         topic: body.topic,
     };
     let (room, member) = rooms.patch(&user, &id, patch).await?;
-    let view = RoomView::of(&backends, &user, room, Some(member.role)).await?;
+    let view = view::room(&backends, &user, &room, Some(member.role)).await?;
     Ok(rest::ok(&view))
 }
 
@@ -203,8 +203,8 @@ pub struct DirectPath {
     put, path = "/v1/direct/{user}", tag = "rooms", operation_id = "put_direct",
     params(("user" = UserId, Path, description = "The other user.")),
     responses(
-        (status = 200, description = "The room the two have.", body = RoomView),
-        (status = 201, description = "The room was made.", body = RoomView),
+        (status = 200, description = "The room the two have.", body = Room),
+        (status = 201, description = "The room was made.", body = Room),
         Refused,
     ),
     security(("open_mode" = [])),
@@ -216,7 +216,7 @@ pub async fn direct(
     backends: Data<Backends>,
 ) -> Result<HttpResponse, Refusal> {
     let made = rooms.open_direct(&user, &with).await?;
-    let value = RoomView::of(&backends, &user, made.value, Some(Role::Member)).await?;
+    let value = view::room(&backends, &user, &made.value, Some(Role::Member)).await?;
     Ok(super::answer(&Made {
         value,
         new: made.new,

@@ -1,0 +1,303 @@
+//! The variables of the gateway.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use runtime::env::{self, EnvError, Variable};
+use serde::Deserialize;
+
+/// Everything chat-service reads besides addresses and telemetry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub gateway: Gateway,
+    pub auth: Auth,
+    pub limits: Limits,
+}
+
+/// The variables of [`Config`].
+pub const VARIABLES: &[Variable] = &[
+    Variable {
+        name: "DARDA_HTTP_WORKERS",
+        default: "",
+        meaning: "Threads that serve clients. One per processor when not set.",
+    },
+    Variable {
+        name: "DARDA_ALLOWED_ORIGINS",
+        default: "",
+        meaning: "Origins whose pages may open sockets, such as https://chat.example.org, separated by commas. A page of this server on a loopback address always may.",
+    },
+    Variable {
+        name: "DARDA_DRAIN_SECS",
+        default: "20",
+        meaning: "The longest time between SIGTERM and the end of the process. Clients are moved away within it.",
+    },
+    Variable {
+        name: "DARDA_AUTH_MODE",
+        default: "open",
+        meaning: "How users are known. open: names on trust, for trying out and tests.",
+    },
+    Variable {
+        name: "DARDA_AUTH_OPEN_ANYWHERE",
+        default: "false",
+        meaning: "With true, and DARDA_AUTH_MODE=open said in so many words, open mode may listen on an address that others can reach.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_FRAME_BYTES",
+        default: "65536",
+        meaning: "The largest WebSocket message a client may send. A larger one closes the connection (1009) before it is buffered.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_TEXT_BYTES",
+        default: "16384",
+        meaning: "The longest text of a message, in bytes of UTF-8.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_SUBSCRIPTIONS",
+        default: "1000",
+        meaning: "Rooms one connection may be subscribed to.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_CONNECTIONS_PER_USER",
+        default: "50",
+        meaning: "Connections one user may have open.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_SENDS_PER_SEC",
+        default: "20",
+        meaning: "Sends, edits, deletes and reactions of one user per second in the long run.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_SENDS_BURST",
+        default: "100",
+        meaning: "Sends, edits, deletes and reactions of one user at once.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_JOINS_PER_SEC",
+        default: "5",
+        meaning: "Rooms one user may join per second over a socket; ten times as many at once.",
+    },
+    Variable {
+        name: "DARDA_LIMIT_HELLO_SECS",
+        default: "5",
+        meaning: "How long a connection may stay without signing in.",
+    },
+];
+
+/// How the process serves sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Gateway {
+    pub http_workers: Option<usize>,
+    #[serde(default, deserialize_with = "env::list")]
+    pub allowed_origins: Vec<String>,
+    #[serde(
+        default = "drain",
+        deserialize_with = "env::secs",
+        rename = "drain_secs"
+    )]
+    pub drain: Duration,
+}
+
+/// How users are known.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Auth {
+    mode: Option<AuthMode>,
+    #[serde(default)]
+    open_anywhere: bool,
+}
+
+/// The ways to know a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// Names on trust.
+    Open,
+}
+
+/// What clients may do, at most.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    pub frame_bytes: usize,
+    pub text_bytes: usize,
+    pub subscriptions: usize,
+    pub connections_per_user: usize,
+    pub sends_per_sec: u32,
+    pub sends_burst: u32,
+    pub joins_per_sec: u32,
+    #[serde(deserialize_with = "env::secs", rename = "hello_secs")]
+    pub hello: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes: 64 * 1024,
+            text_bytes: 16 * 1024,
+            subscriptions: 1000,
+            connections_per_user: 50,
+            sends_per_sec: 20,
+            sends_burst: 100,
+            joins_per_sec: 5,
+            hello: Duration::from_secs(5),
+        }
+    }
+}
+
+fn drain() -> Duration {
+    Duration::from_secs(20)
+}
+
+impl Config {
+    /// Reads and checks all of it. `http` is the address that clients reach.
+    ///
+    /// # Errors
+    /// Names the variable that is bad.
+    pub fn from_env(http: SocketAddr) -> Result<Self, EnvError> {
+        let config = Self {
+            gateway: env::read("DARDA_")?,
+            auth: env::read("DARDA_AUTH_")?,
+            limits: env::read("DARDA_LIMIT_")?,
+        };
+        config.check(http)?;
+        Ok(config)
+    }
+
+    fn check(&self, http: SocketAddr) -> Result<(), EnvError> {
+        let told_twice = self.auth.mode == Some(AuthMode::Open) && self.auth.open_anywhere;
+        if !http.ip().is_loopback() && !told_twice {
+            return Err(EnvError::new(
+                "DARDA_AUTH_MODE",
+                format!(
+                    "open mode believes every name, so it does not listen on {http}, which others can reach; if that \
+                     is what you want, set both DARDA_AUTH_MODE=open and DARDA_AUTH_OPEN_ANYWHERE=true"
+                ),
+            ));
+        }
+        let positive = [
+            ("DARDA_LIMIT_FRAME_BYTES", self.limits.frame_bytes),
+            ("DARDA_LIMIT_TEXT_BYTES", self.limits.text_bytes),
+            ("DARDA_LIMIT_SUBSCRIPTIONS", self.limits.subscriptions),
+            (
+                "DARDA_LIMIT_CONNECTIONS_PER_USER",
+                self.limits.connections_per_user,
+            ),
+            (
+                "DARDA_LIMIT_SENDS_PER_SEC",
+                self.limits.sends_per_sec as usize,
+            ),
+            ("DARDA_LIMIT_SENDS_BURST", self.limits.sends_burst as usize),
+            (
+                "DARDA_LIMIT_JOINS_PER_SEC",
+                self.limits.joins_per_sec as usize,
+            ),
+            ("DARDA_HTTP_WORKERS", self.gateway.http_workers.unwrap_or(1)),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return Err(EnvError::new(name, "must be at least 1"));
+            }
+        }
+        if self.limits.text_bytes.saturating_add(1024) > self.limits.frame_bytes {
+            return Err(EnvError::new(
+                "DARDA_LIMIT_TEXT_BYTES",
+                "must leave 1 KiB of DARDA_LIMIT_FRAME_BYTES for the rest of the frame",
+            ));
+        }
+        for origin in &self.gateway.allowed_origins {
+            let host = origin
+                .strip_prefix("https://")
+                .or_else(|| origin.strip_prefix("http://"));
+            if host.is_none_or(|host| host.is_empty() || host.contains('/')) {
+                return Err(EnvError::new(
+                    "DARDA_ALLOWED_ORIGINS",
+                    format!("'{origin}' is no origin; write it as https://chat.example.org"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Threads that serve clients.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.gateway.http_workers.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        })
+    }
+
+    /// The part of the limits that clients are told.
+    #[must_use]
+    pub fn wire_limits(&self) -> protocol::Limits {
+        protocol::Limits {
+            frame_bytes: self.limits.frame_bytes,
+            text_bytes: self.limits.text_bytes,
+            subscriptions: self.limits.subscriptions,
+            sends_per_sec: self.limits.sends_per_sec,
+            sends_burst: self.limits.sends_burst,
+            ..protocol::Limits::default()
+        }
+    }
+}
+
+impl Default for Config {
+    /// What holds when no variable is set.
+    fn default() -> Self {
+        Self {
+            gateway: Gateway {
+                http_workers: None,
+                allowed_origins: Vec::new(),
+                drain: drain(),
+            },
+            auth: Auth {
+                mode: None,
+                open_anywhere: false,
+            },
+            limits: Limits::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_mode_leaves_the_loopback_address_only_when_told_twice() {
+        let far: SocketAddr = "0.0.0.0:8080".parse().unwrap();
+        let mut config = Config::default();
+        assert!(config.check("127.0.0.1:8080".parse().unwrap()).is_ok());
+        assert_eq!(config.check(far).unwrap_err().name, "DARDA_AUTH_MODE");
+        config.auth.open_anywhere = true;
+        assert!(config.check(far).is_err());
+        config.auth.mode = Some(AuthMode::Open);
+        assert!(config.check(far).is_ok());
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused_by_name() {
+        let mut config = Config::default();
+        config.limits.subscriptions = 0;
+        let error = config.check("127.0.0.1:1".parse().unwrap()).unwrap_err();
+        assert_eq!(error.name, "DARDA_LIMIT_SUBSCRIPTIONS");
+        config.limits.subscriptions = 1;
+        config.limits.text_bytes = 65_536;
+        let error = config.check("127.0.0.1:1".parse().unwrap()).unwrap_err();
+        assert_eq!(error.name, "DARDA_LIMIT_TEXT_BYTES");
+    }
+
+    #[test]
+    fn origins_are_origins() {
+        let mut config = Config::default();
+        for (origin, ok) in [
+            ("https://chat.example.org", true),
+            ("http://localhost:5173", true),
+            ("chat.example.org", false),
+            ("https://chat.example.org/", false),
+            ("*", false),
+        ] {
+            config.gateway.allowed_origins = vec![origin.to_owned()];
+            let result = config.check("127.0.0.1:1".parse().unwrap());
+            assert_eq!(result.is_ok(), ok, "{origin}");
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! The way from an HTTP upgrade to a running connection, and from a request to its answer.
+//!
+//! The handshake is checked by actix-http and the connection is then taken over from it: actix's own path keeps a read
+//! and a write buffer per connection, copies each message once per recipient, and cannot end a connection whose client
+//! has stopped reading.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use actix_http::ws::{hash_key, verify_handshake};
+use actix_http::{HttpMessage as _, Request, h1};
+use actix_web::http::header;
+use actix_web::web::Query;
+use backend::log::Appended;
+use backend::relay::Signal;
+use protocol::{
+    ClientFrame, CloseCode, ErrorCode, ErrorFrame, Fetch, Hello, Position, RoomId, Seq,
+    ServerFrame, Subscribe, SubscribeRoom, Subscribed, Timestamp, Typing, UserId, Welcome,
+};
+use rest::Refusal;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::Process;
+use crate::connection::Connection;
+use crate::hub::{HEARTBEAT, Hub};
+use crate::messages::into_append;
+use crate::session::{Act, answerable};
+
+/// Who is online is told up to this number in `subscribed`.
+const ONLINE_MAX: usize = 50;
+
+/// A request for an upgrade, as actix-http hands it over.
+pub type Upgrade = (Request, actix_codec::Framed<TcpStream, h1::Codec>);
+
+/// Answers an upgrade request and, if it is right, serves the connection on this thread.
+///
+/// # Errors
+/// Never: actix wants a type that could be answered, but here nobody is left to answer.
+pub async fn upgrade(hub: Rc<Hub>, upgrade: Upgrade) -> Result<(), actix_web::Error> {
+    if let Err(error) = shake_hands(hub, upgrade).await {
+        tracing::debug!(%error, "a client left during the handshake");
+    }
+    Ok(())
+}
+
+async fn shake_hands(hub: Rc<Hub>, (request, framed): Upgrade) -> std::io::Result<()> {
+    let parts = framed.into_parts();
+    let (mut stream, mut first) = (parts.io, parts.read_buf);
+    match handshake(&hub.process, &request) {
+        Ok((accept, user)) => {
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                 sec-websocket-accept: {accept}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await?;
+            hub.start();
+            // The future of the HTTP connection is large; it ends here.
+            actix_rt::spawn(async move { serve(&hub, stream, &mut first, user).await });
+        }
+        Err((status, refusal)) => {
+            hub.process.metrics.refused(refusal.code);
+            let body = serde_json::json!({
+                "type": "about:blank",
+                "title": refusal.code,
+                "status": status,
+                "detail": refusal.message,
+                "code": refusal.code,
+            })
+            .to_string();
+            let head = format!(
+                "HTTP/1.1 {status} Refused\r\ncontent-type: application/problem+json\r\n\
+                 content-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).await?;
+            stream.shutdown().await?;
+        }
+    }
+    Ok(())
+}
+
+type Refused = (u16, Refusal);
+
+/// Checks path, origin, the WebSocket headers and, in open mode, a name on the URL.
+fn handshake(process: &Process, request: &Request) -> Result<(String, Option<UserId>), Refused> {
+    let refuse = |status, code, text: &str| (status, Refusal::new(code, text));
+    if request.path() != "/v1/ws" {
+        let text = "sockets are at /v1/ws";
+        return Err(refuse(404, ErrorCode::NotFound, text));
+    }
+    let headers = request.headers();
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        if !origin
+            .to_str()
+            .is_ok_and(|origin| process.origins.allow(origin, host))
+        {
+            let text = "pages of this origin may not open sockets here; see DARDA_ALLOWED_ORIGINS";
+            return Err(refuse(403, ErrorCode::Forbidden, text));
+        }
+    }
+    verify_handshake(request.head())
+        .map_err(|error| refuse(400, ErrorCode::BadRequest, &error.to_string()))?;
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .map(|key| hash_key(key.as_bytes()))
+        .and_then(|hash| String::from_utf8(hash.to_vec()).ok())
+        .ok_or_else(|| refuse(400, ErrorCode::BadRequest, "sec-websocket-key: is missing"))?;
+    let query = request.uri().query().unwrap_or_default();
+    let query = Query::<HashMap<String, String>>::from_query(query)
+        .map_err(|error| refuse(400, ErrorCode::BadRequest, &error.to_string()))?;
+    let user = query
+        .get("id")
+        .map(|id| UserId::parse(id))
+        .transpose()
+        .map_err(|error| refuse(400, ErrorCode::BadRequest, &format!("id: {error}")))?;
+    Ok((key, user))
+}
+
+async fn serve(hub: &Rc<Hub>, stream: TcpStream, first: &mut [u8], user: Option<UserId>) {
+    let connection = Connection::new(stream);
+    hub.add(&connection);
+    if let Some(user) = user {
+        act_on(hub, &connection, Act::SignIn(user));
+    }
+    connection
+        .run(
+            first,
+            hub.process.config.limits.frame_bytes,
+            &hub.read_buffer,
+            |message| {
+                let act = connection.session.borrow_mut().on_message(message);
+                if let (Act::Pong, crate::websocket::Incoming::Ping(payload)) = (&act, message) {
+                    let pong = crate::websocket::pong(payload);
+                    connection.push(pong, 1, crate::outbound::Lane::Answer);
+                    hub.touch(&connection);
+                }
+                act_on(hub, &connection, act);
+            },
+            || {
+                if connection.behind.get() > 0 {
+                    hub.touch(&connection);
+                }
+            },
+        )
+        .await;
+    hub.remove(&connection);
+    if connection.session.borrow().user().is_some() {
+        let gone = hub
+            .process
+            .backends
+            .presence
+            .disconnect(connection.id)
+            .await;
+        if let Err(error) = gone {
+            tracing::debug!(%error, "presence did not learn that a session ended");
+        }
+    }
+}
+
+/// Starts a request whose answer comes later.
+fn begin(
+    hub: &Rc<Hub>,
+    connection: &Rc<Connection>,
+    request: std::pin::Pin<Box<dyn Future<Output = ()>>>,
+) {
+    let (hub, connection) = (Rc::clone(hub), Rc::clone(connection));
+    connection.in_flight.set(connection.in_flight.get() + 1);
+    actix_rt::spawn(async move {
+        request.await;
+        connection.done();
+        hub.touch(&connection);
+    });
+}
+
+fn act_on(hub: &Rc<Hub>, connection: &Rc<Connection>, act: Act) {
+    match act {
+        Act::SignIn(user) => {
+            // Frames that follow at once are those of a signed-in user; should signing in fail, the connection ends.
+            connection.session.borrow_mut().signed_in(user.clone());
+            let hello = ClientFrame::Hello(Hello::default());
+            in_turn(hub, connection, &user, hello);
+        }
+        Act::Request(frame) => {
+            let Some(user) = connection.session.borrow().user().cloned() else {
+                return;
+            };
+            request(hub, connection, &user, frame);
+        }
+        Act::Refuse(error) => hub.answer(connection, &ServerFrame::Error(error)),
+        Act::RefuseAndClose(error, code, reason) => {
+            hub.answer(connection, &ServerFrame::Error(error));
+            hub.close(connection, code, reason);
+        }
+        Act::Close(code, reason) => hub.close(connection, code, reason),
+        Act::Pong | Act::Nothing => {}
+    }
+}
+
+async fn sign_in(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId) {
+    let most = hub.process.config.limits.connections_per_user;
+    let presence = &hub.process.backends.presence;
+    match presence.connect(connection.id, user, most).await {
+        Ok(()) => {}
+        Err(backend::Error::Refused(reason)) => {
+            let error = ErrorFrame::new(ErrorCode::RateLimited, reason);
+            hub.answer(connection, &ServerFrame::Error(error));
+            hub.close(
+                connection,
+                CloseCode::Policy,
+                "too many connections of this user",
+            );
+            return;
+        }
+        // Without presence people can still talk.
+        Err(error) => tracing::debug!(%error, "presence did not learn of a session"),
+    }
+    hub.answer(
+        connection,
+        &ServerFrame::Welcome(Welcome {
+            session: connection.id,
+            user: user.clone(),
+            time: Timestamp::now(),
+            heartbeat_secs: HEARTBEAT.as_secs(),
+            limits: (*hub.process.limits).clone(),
+        }),
+    );
+}
+
+/// Does what can be done at once, and starts the rest.
+fn request(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: ClientFrame) {
+    hub.person_acted(connection);
+    match frame {
+        ClientFrame::Received(Position { room, seq }) => {
+            cursor(hub, connection, user, room, seq, Seq::ZERO);
+        }
+        ClientFrame::Read(Position { room, seq }) => {
+            cursor(hub, connection, user, room, seq, seq);
+        }
+        ClientFrame::Typing(Typing { room, on }) => {
+            if hub.is_subscribed(connection, &room) {
+                let user = user.clone();
+                let signal = Signal::Typing { room, user, on };
+                hub.process.backends.relay.signal(signal);
+            } else {
+                hub.answer(connection, &ServerFrame::Error(not_subscribed(&room)));
+            }
+        }
+        ClientFrame::Send(send) if is_plain(hub, connection, &send) => {
+            plain_send(hub, connection, user, send);
+        }
+        frame => in_turn(hub, connection, user, frame),
+    }
+}
+
+fn not_subscribed(room: &RoomId) -> ErrorFrame {
+    ErrorFrame {
+        room: Some(room.clone()),
+        ..ErrorFrame::new(
+            ErrorCode::NotFound,
+            "this connection is not subscribed to the room",
+        )
+    }
+}
+
+fn cursor(
+    hub: &Rc<Hub>,
+    connection: &Rc<Connection>,
+    user: &UserId,
+    room: RoomId,
+    received: Seq,
+    read: Seq,
+) {
+    let known = hub.known_head(connection, &room);
+    match known {
+        Some(head) if received.get() <= head => {
+            hub.move_cursor(room, user.clone(), received, read);
+        }
+        Some(head) => {
+            let error = ErrorFrame {
+                room: Some(room),
+                ..ErrorFrame::new(
+                    ErrorCode::BadRequest,
+                    format!("seq: {received} is after the last event, {head}"),
+                )
+            };
+            hub.answer(connection, &ServerFrame::Error(error));
+        }
+        None => hub.answer(connection, &ServerFrame::Error(not_subscribed(&room))),
+    }
+}
+
+/// A send that needs no look at anything but the log: into a room the connection is subscribed to, answering nothing.
+fn is_plain(hub: &Rc<Hub>, connection: &Rc<Connection>, send: &protocol::Send) -> bool {
+    send.to.is_none()
+        && send.reply_to.is_none()
+        && connection.queue.borrow().is_empty()
+        && !connection.queue_runs.get()
+        && send
+            .room
+            .as_ref()
+            .is_some_and(|room| hub.is_subscribed(connection, room))
+}
+
+fn plain_send(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, send: protocol::Send) {
+    let id = send.id;
+    let Some(room) = send.room.clone() else {
+        return;
+    };
+    if let Err(refusal) = hub.process.messages.check(user, &send) {
+        hub.answer(connection, &refused(refusal, None, Some(id)));
+        return;
+    }
+    let app = Arc::clone(&hub.process);
+    let append = into_append(user, room, send);
+    let mut append = Box::pin(async move { app.messages.append(append).await });
+    // The first poll puts the event in line, so that a connection's sends keep their order.
+    let mut cx = std::task::Context::from_waker(Waker::noop());
+    match append.as_mut().poll(&mut cx) {
+        Poll::Ready(result) => hub.answer(connection, &acked(result, id)),
+        Poll::Pending => {
+            let task = (Rc::clone(hub), Rc::clone(connection));
+            begin(
+                hub,
+                connection,
+                Box::pin(async move {
+                    let (hub, connection) = task;
+                    let result = append.await;
+                    hub.answer(&connection, &acked(result, id));
+                }),
+            );
+        }
+    }
+}
+
+fn acked(result: Result<Appended, Refusal>, id: protocol::MessageId) -> ServerFrame {
+    match result {
+        Ok(Appended { event, duplicate }) => ServerFrame::Ack {
+            id,
+            room: event.room.clone(),
+            seq: event.seq,
+            at: event.at,
+            duplicate,
+        },
+        Err(refusal) => refused(refusal, None, Some(id)),
+    }
+}
+
+fn refused(
+    refusal: Refusal,
+    reference: Option<String>,
+    id: Option<protocol::MessageId>,
+) -> ServerFrame {
+    ServerFrame::Error(ErrorFrame {
+        reference,
+        id,
+        ..refusal.into_frame()
+    })
+}
+
+/// Queues a request that must not overtake another of its connection.
+fn in_turn(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: ClientFrame) {
+    connection.queue.borrow_mut().push_back(frame);
+    connection.in_flight.set(connection.in_flight.get() + 1);
+    if connection.queue_runs.replace(true) {
+        return;
+    }
+    let (hub, connection, user) = (Rc::clone(hub), Rc::clone(connection), user.clone());
+    actix_rt::spawn(async move {
+        loop {
+            let next = connection.queue.borrow_mut().pop_front();
+            let Some(frame) = next.filter(|_| !connection.is_over()) else {
+                break;
+            };
+            carry_out(&hub, &connection, &user, frame).await;
+            connection.done();
+        }
+        connection.queue_runs.set(false);
+        hub.touch(&connection);
+    });
+}
+
+async fn carry_out(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: ClientFrame) {
+    let (reference, id) = answerable(&frame);
+    let messages = &hub.process.messages;
+    let result = match frame {
+        ClientFrame::Subscribe(subscribe) => {
+            return subscribe_all(hub, connection, user, subscribe).await;
+        }
+        ClientFrame::Unsubscribe(frame) => {
+            for room in &frame.rooms {
+                hub.unsubscribe(connection, room);
+            }
+            let answer = ServerFrame::Unsubscribed {
+                reference: frame.reference,
+                rooms: frame.rooms,
+            };
+            return hub.answer(connection, &answer);
+        }
+        ClientFrame::Fetch(frame) => match fetch(hub, user, frame).await {
+            Ok(answer) => return hub.answer(connection, &answer),
+            Err(refusal) => Err(refusal),
+        },
+        ClientFrame::Send(send) => messages.send(user, send).await,
+        ClientFrame::Edit(edit) => messages.edit(user, edit).await,
+        ClientFrame::Delete(delete) => messages.delete(user, delete).await,
+        ClientFrame::React(react) => messages.react(user, react).await,
+        ClientFrame::Hello(_) => return sign_in(hub, connection, user).await,
+        ClientFrame::Received(_) | ClientFrame::Read(_) | ClientFrame::Typing(_) => return,
+    };
+    let answer = match (result, id) {
+        (result, Some(id)) => acked(result, id),
+        (Err(refusal), None) => refused(refusal, reference, None),
+        (Ok(_), None) => return,
+    };
+    hub.answer(connection, &answer);
+}
+
+async fn fetch(hub: &Rc<Hub>, user: &UserId, fetch: Fetch) -> Result<ServerFrame, Refusal> {
+    let most = hub.process.limits.fetch_events;
+    let limit = fetch.limit as usize;
+    if !(1..=most).contains(&limit) {
+        return Err(Refusal::field("limit", format!("must be from 1 to {most}")));
+    }
+    hub.process.rooms.member(user, &fetch.room).await?;
+    let log = &hub.process.backends.log;
+    let page = log.read(&fetch.room, fetch.after, limit).await?;
+    let last = page.events.last().map_or(fetch.after, |event| event.seq);
+    Ok(ServerFrame::Events {
+        reference: fetch.reference,
+        room: fetch.room,
+        more: last < page.head,
+        head: page.head,
+        events: page.events,
+    })
+}
+
+async fn subscribe_all(
+    hub: &Rc<Hub>,
+    connection: &Rc<Connection>,
+    user: &UserId,
+    subscribe: Subscribe,
+) {
+    let most = hub.process.limits.subscribe_rooms;
+    if subscribe.rooms.len() > most {
+        let refusal = Refusal {
+            code: ErrorCode::TooLarge,
+            ..Refusal::field("rooms", format!("names at most {most} rooms at once"))
+        };
+        return hub.answer(connection, &refused(refusal, subscribe.reference, None));
+    }
+    for wanted in subscribe.rooms {
+        if connection.is_over() {
+            return;
+        }
+        let room = wanted.room.clone();
+        let reference = subscribe.reference.clone();
+        let result = subscribe_one(hub, connection, user, wanted, reference.clone()).await;
+        if let Err(refusal) = result {
+            hub.unsubscribe(connection, &room);
+            let error = ErrorFrame {
+                reference,
+                room: Some(room),
+                ..refusal.into_frame()
+            };
+            hub.answer(connection, &ServerFrame::Error(error));
+        }
+    }
+}
+
+async fn subscribe_one(
+    hub: &Rc<Hub>,
+    connection: &Rc<Connection>,
+    user: &UserId,
+    wanted: SubscribeRoom,
+    reference: Option<String>,
+) -> Result<(), Refusal> {
+    let process = &hub.process;
+    let most = process.limits.subscriptions;
+    let count = connection.subscriptions.borrow().len();
+    if count >= most && !hub.is_subscribed(connection, &wanted.room) {
+        let reason = format!("a connection has at most {most} subscriptions");
+        return Err(Refusal::new(ErrorCode::TooLarge, reason));
+    }
+    // First the worker listens, then the rights and the head are looked at: nothing can fall in between, neither an
+    // event nor the loss of the right to read.
+    let id = &wanted.room;
+    let key = hub.hold(connection, id);
+    let (room, member) = match process.rooms.member(user, id).await {
+        Err(refusal) if refusal.code == ErrorCode::NotFound => {
+            process
+                .rates
+                .joins
+                .take(user, std::time::Instant::now())
+                .map_err(|wait| {
+                    let reason = "too many rooms joined at once";
+                    Refusal::new(ErrorCode::RateLimited, reason).after(wait)
+                })?;
+            process.rooms.enter(user, id).await?
+        }
+        other => other?,
+    };
+    let head = process.backends.log.head(id).await?;
+    let after = wanted.after.map_or(head, |after| after.min(head));
+    let presence = &process.backends.presence;
+    let online = match presence.enter(connection.id, id).await {
+        Ok(()) => presence
+            .present(id, ONLINE_MAX)
+            .await
+            .map(|present| present.users),
+        Err(error) => Err(error),
+    };
+    let online = online.unwrap_or_else(|error| {
+        tracing::debug!(%error, "presence is not known");
+        Vec::new()
+    });
+    hub.answer(
+        connection,
+        &ServerFrame::Subscribed(Subscribed {
+            reference,
+            room: room.id,
+            head,
+            after,
+            read: member.read,
+            members: room.members,
+            online,
+        }),
+    );
+    if hub.begin(connection, key, id, after.get(), head.get()) {
+        Ok(())
+    } else {
+        Err(Refusal::no_room())
+    }
+}

@@ -1,0 +1,179 @@
+//! The figures of the gateway. Names are part of the product: dashboards and alerts are written against them.
+
+use std::time::Duration;
+
+use backend::log::Appended;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CloseLabels {
+    pub code: u32,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabels {
+    pub code: &'static str,
+}
+
+/// Counters, gauges and histograms of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    pub connections: Gauge,
+    pub subscriptions: Gauge,
+    pub slow_sessions: Gauge,
+    pub closes: Family<CloseLabels, Counter>,
+    pub refusals: Family<RefusalLabels, Counter>,
+    pub appended: Counter,
+    pub duplicates: Counter,
+    pub deliveries: Counter,
+    pub delivered_bytes: Counter,
+    pub signals_dropped: Counter,
+    pub catch_ups: Counter,
+    pub resume_gaps: Counter,
+    pub log_violations: Counter,
+    pub send_ack: Histogram,
+    pub delivery: Histogram,
+}
+
+const SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+];
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn register(metrics: &runtime::metrics::Metrics) -> Self {
+        let this = Self {
+            connections: Gauge::default(),
+            subscriptions: Gauge::default(),
+            slow_sessions: Gauge::default(),
+            closes: Family::default(),
+            refusals: Family::default(),
+            appended: Counter::default(),
+            duplicates: Counter::default(),
+            deliveries: Counter::default(),
+            delivered_bytes: Counter::default(),
+            signals_dropped: Counter::default(),
+            catch_ups: Counter::default(),
+            resume_gaps: Counter::default(),
+            log_violations: Counter::default(),
+            send_ack: Histogram::new(SECONDS),
+            delivery: Histogram::new(SECONDS),
+        };
+        metrics.register(|registry| {
+            registry.register(
+                "chat_connections",
+                "Open WebSocket connections",
+                this.connections.clone(),
+            );
+            registry.register(
+                "chat_subscriptions",
+                "Rooms subscribed to, over all connections",
+                this.subscriptions.clone(),
+            );
+            registry.register(
+                "chat_slow_sessions",
+                "Subscriptions that read from the log because their reader is behind",
+                this.slow_sessions.clone(),
+            );
+            registry.register(
+                "chat_closes",
+                "Connections closed by the server, by close code",
+                this.closes.clone(),
+            );
+            registry.register(
+                "chat_refusals",
+                "Requests over sockets that were refused, by error code",
+                this.refusals.clone(),
+            );
+            registry.register(
+                "chat_events_appended",
+                "Events that got a place in a log",
+                this.appended.clone(),
+            );
+            registry.register(
+                "chat_duplicate_sends",
+                "Sends whose id was known already",
+                this.duplicates.clone(),
+            );
+            registry.register(
+                "chat_deliveries",
+                "Events handed to sessions",
+                this.deliveries.clone(),
+            );
+            registry.register(
+                "chat_delivered_bytes",
+                "Bytes of events handed to sessions",
+                this.delivered_bytes.clone(),
+            );
+            registry.register(
+                "chat_signals_dropped",
+                "Typing, presence and receipts that found no room in a queue",
+                this.signals_dropped.clone(),
+            );
+            registry.register(
+                "chat_catch_ups",
+                "Times a subscription fell behind and turned to the log",
+                this.catch_ups.clone(),
+            );
+            registry.register(
+                "chat_resume_gap",
+                "Pages of a log that did not begin where the reader was; must stay 0",
+                this.resume_gaps.clone(),
+            );
+            registry.register(
+                "chat_log_violations",
+                "Contradictions found in a log; must stay 0",
+                this.log_violations.clone(),
+            );
+            registry.register(
+                "chat_send_ack_seconds",
+                "From a send's arrival to its place in the log being durable",
+                this.send_ack.clone(),
+            );
+            registry.register(
+                "chat_delivery_seconds",
+                "From an event's append to its being written to sockets, once per batch",
+                this.delivery.clone(),
+            );
+        });
+        this
+    }
+
+    /// Counts the outcome of an append.
+    pub fn appended(&self, result: &backend::Result<Appended>, took: Duration) {
+        match result {
+            Ok(Appended {
+                duplicate: true, ..
+            }) => {
+                self.duplicates.inc();
+            }
+            Ok(_) => {
+                self.appended.inc();
+                self.send_ack.observe(took.as_secs_f64());
+            }
+            Err(backend::Error::Corrupt(_)) => {
+                self.log_violations.inc();
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Counts a connection that the server closes.
+    pub fn closed(&self, code: protocol::CloseCode) {
+        let code = u32::from(code.as_u16());
+        self.closes.get_or_create(&CloseLabels { code }).inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, code: protocol::ErrorCode) {
+        let code = code.as_str();
+        self.refusals.get_or_create(&RefusalLabels { code }).inc();
+    }
+}

@@ -1,0 +1,147 @@
+//! The HTTP server around everything, from the listening socket to the end of the drain.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_http::{HttpService, KeepAlive};
+use actix_server::Server;
+use actix_service::{fn_service, map_config};
+use actix_web::App;
+use actix_web::dev::AppConfig;
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, ServiceConfig};
+use anyhow::Context as _;
+use backend::Backends;
+use runtime::Readiness;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::mailbox::Drain;
+use crate::{Config, Process, gateway, page, rest as api};
+
+/// Small kernel buffers: a client that does not read costs this much, not megabytes. At one write per some
+/// milliseconds nothing is lost by it.
+const SOCKET_BUFFER: usize = 64 * 1024;
+/// A client that acknowledges nothing for this long is gone (RFC 5482).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Clients that come back all at once wait here until they are accepted.
+const BACKLOG: i32 = 8192;
+
+/// What a chat-service is made of.
+pub struct Service {
+    pub config: Config,
+    pub backends: Backends,
+    pub metrics: runtime::Metrics,
+    pub readiness: Readiness,
+    /// Paths of other services that this process answers as well, and their description.
+    pub more: fn(&mut ServiceConfig, &Backends),
+    pub more_openapi: fn() -> utoipa::openapi::OpenApi,
+}
+
+/// A listening socket with the options that its connections inherit.
+fn prepare(listener: &TcpListener) -> std::io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves clients on `listener` until the token is cancelled, then lets them go and returns.
+///
+/// # Errors
+/// When the listener cannot be used or the server ends on its own.
+pub async fn run(
+    service: Service,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let app = Process::new(service.config, service.backends, &service.metrics);
+    let leftovers = app.rooms.clone();
+    let announcer = tokio::spawn(async move { leftovers.announce_leftovers().await });
+    prepare(&listener).context("cannot set up the listening socket")?;
+
+    let workers = app.config.workers();
+    let numbers = Arc::new(AtomicUsize::new(0));
+    let (readiness, more) = (service.readiness.clone(), service.more);
+    let openapi = rest::openapi::merge([api::openapi(), (service.more_openapi)()]);
+    let shared = Arc::clone(&app);
+    let server = Server::build()
+        .workers(workers)
+        .disable_signals()
+        .max_concurrent_connections(100_000)
+        .shutdown_timeout(2)
+        .listen("http", listener, move || {
+            let number = numbers.fetch_add(1, Ordering::Relaxed) % workers;
+            let hub = Hub::new(Arc::clone(&shared), number);
+            let paths = App::new()
+                .app_data(Data::new(shared.rooms.clone()))
+                .app_data(Data::new(shared.messages.clone()))
+                .app_data(Data::new(shared.backends.clone()))
+                .configure(runtime::health::configure(readiness.clone()))
+                .configure(rest::openapi::serve(&openapi))
+                .configure(api::configure)
+                .configure(|paths| more(paths, &shared.backends))
+                .configure(page::configure)
+                .wrap(from_fn(rest::observe));
+            HttpService::build()
+                .keep_alive(KeepAlive::Timeout(Duration::from_secs(60)))
+                .client_request_timeout(Duration::from_secs(10))
+                .upgrade(fn_service(move |upgrade| {
+                    gateway::upgrade(Rc::clone(&hub), upgrade)
+                }))
+                .h1(map_config(paths, |_| AppConfig::default()))
+                .tcp()
+        })?
+        .run();
+    let handle = server.handle();
+    let mut server = tokio::spawn(server);
+    tokio::select! {
+        ended = &mut server => {
+            ended.context("the server broke off")?.context("the server ended")?;
+            anyhow::bail!("the server ended on its own");
+        }
+        () = shutdown.cancelled() => {}
+    }
+    announcer.abort();
+    service.readiness.set_draining();
+    handle.pause().await;
+    drain(&app).await;
+    handle.stop(true).await;
+    Ok(())
+}
+
+/// Moves all clients away within the configured time.
+async fn drain(app: &Process) {
+    let count = app.metrics.connections.get().max(0);
+    let whole = app.config.gateway.drain;
+    // A few clients need not wait for long; many come back at 1,000 a second at most, if there is time for that.
+    let wanted = Duration::from_millis(u64::try_from(count).unwrap_or_default().max(50));
+    let spread = wanted.min(whole / 3);
+    tracing::info!(
+        connections = count,
+        spread_ms = spread.as_millis() as u64,
+        "leaving: clients are asked to connect again"
+    );
+    for mailbox in app.pod.mailboxes() {
+        mailbox.drain(Drain { spread });
+    }
+    let deadline = Instant::now() + whole.saturating_sub(Duration::from_secs(1));
+    while app.metrics.connections.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let left = app.metrics.connections.get();
+    if left > 0 {
+        tracing::warn!(
+            connections = left,
+            "the drain time is over; the rest is cut off"
+        );
+    }
+}
