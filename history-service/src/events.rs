@@ -53,7 +53,6 @@ pub struct EventPage {
 #[utoipa::path(
     get, path = "/v1/rooms/{id}/events", tag = "history", operation_id = "read_events",
     params(("id" = RoomId, Path, description = "The room."), Parameters),
-    security(("open_mode" = [])),
     responses(
         (status = 200, description = "A page of the log.", body = EventPage),
         (status = 404, description = "No such room, or not the caller's to see.", body = Problem,

@@ -23,7 +23,6 @@ const EVENTS_AT_ONCE: usize = 200;
 #[utoipa::path(
     get, path = "/v1/rooms/{id}/export", tag = "history", operation_id = "export_room",
     params(("id" = RoomId, Path, description = "The room.")),
-    security(("open_mode" = [])),
     responses(
         (status = 200, description = "One event a line.", body = String, content_type = "application/x-ndjson"),
         (status = 404, description = "No such room, or not the caller's to see.", body = Problem,

@@ -54,7 +54,6 @@ pub struct InboxRoom {
 #[utoipa::path(
     get, path = "/v1/inbox", tag = "history", operation_id = "read_inbox",
     params(Parameters),
-    security(("open_mode" = [])),
     responses((status = 200, description = "A page of rooms.", body = Page<InboxRoom>), Refused)
 )]
 pub async fn read(

@@ -47,7 +47,6 @@ pub struct Parameters {
 #[utoipa::path(
     get, path = "/v1/rooms/{id}/messages", tag = "history", operation_id = "read_messages",
     params(("id" = RoomId, Path, description = "The room."), Parameters),
-    security(("open_mode" = [])),
     responses(
         (status = 200, description = "A page of messages.", body = Page<Message>),
         (status = 404, description = "No such room, or not the caller's to see.", body = Problem,

@@ -79,7 +79,6 @@ type Place = (Timestamp, RoomId, Seq);
 #[utoipa::path(
     get, path = "/v1/search", tag = "history", operation_id = "search_messages",
     params(Parameters),
-    security(("open_mode" = [])),
     responses(
         (status = 200, description = "A page of messages.", body = Page<FoundMessage>),
         (status = 404, description = "No such room, or not the caller's to see.", body = Problem,

@@ -1,31 +1,52 @@
 //! The description of the whole HTTP API, put together from those of the services.
 
+use std::collections::BTreeMap;
+
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::{HttpResponse, web};
-use utoipa::IntoResponses;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
-use utoipa::openapi::{Components, Info, License, OpenApi};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, ContentBuilder, Info, License, OpenApi, Ref, RefOr, Response, ResponseBuilder,
+};
+use utoipa::{IntoResponses, PartialSchema as _, ToSchema as _};
 
-use crate::{Problem, USER_HEADER};
+use crate::{PROBLEM_JSON, Problem, USER_HEADER};
 
-/// The name of the security scheme of open mode, for `security((…))` of handlers.
-pub const OPEN_MODE: &str = "open_mode";
+/// The name of the security scheme of open mode.
+const OPEN_MODE: &str = "open_mode";
 
-/// The refusals that every request for a signed-in user may meet. Handlers list the others themselves.
-#[derive(IntoResponses)]
-pub enum Refused {
-    /// A parameter, header or the body is wrong; `errors` names it.
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] Problem),
-    /// Nobody is signed in.
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthenticated(#[to_schema] Problem),
-    /// A defect of the server.
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(#[to_schema] Problem),
-    /// Something the request needs is away, or there is too much work; try again later.
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] Problem),
+/// The refusals that every request of a signed-in user may meet; handlers list it beside their own `responses`.
+pub struct Refused;
+
+impl IntoResponses for Refused {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        BTreeMap::from(
+            [
+                (
+                    "400",
+                    "A parameter, a header or the body is wrong; `errors` names it.",
+                ),
+                ("401", "Nobody is signed in."),
+                ("500", "A defect of the server."),
+                (
+                    "503",
+                    "Something that is needed is away, or there is too much work. Try again later.",
+                ),
+            ]
+            .map(|(status, meaning)| (status.to_owned(), problem(meaning).into())),
+        )
+    }
+}
+
+/// An answer that is a problem, for implementations of [`IntoResponses`].
+#[must_use]
+pub fn problem(meaning: &str) -> Response {
+    let schema = Ref::from_schema_name(Problem::name());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    ResponseBuilder::new()
+        .description(meaning)
+        .content(PROBLEM_JSON, content)
+        .build()
 }
 
 /// One description out of several.
@@ -46,6 +67,13 @@ pub fn merge(services: impl IntoIterator<Item = OpenApi>) -> OpenApi {
     let mut key = ApiKeyValue::new(USER_HEADER);
     key.description = Some("The user's name, on trust. Only in open mode.".to_owned());
     components.add_security_scheme(OPEN_MODE, SecurityScheme::ApiKey(ApiKey::Header(key)));
+    let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
+    Problem::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+    all.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
+        OPEN_MODE,
+        [],
+    )]);
     all
 }
 
