@@ -15,7 +15,7 @@ use crate::frame::{self, Parsed};
 
 /// What a scenario does with what arrives. `now` is the driver's clock, in nanoseconds.
 pub trait Handler {
-    /// The connection is upgraded.
+    /// The connection is there: upgraded, or plain and just connected.
     fn opened(&mut self, _conn: usize, _out: &mut Outbox) {}
     /// A text frame arrived.
     fn text(&mut self, _conn: usize, _payload: &[u8], _now: u64, _out: &mut Outbox) {}
@@ -72,8 +72,9 @@ pub struct Driver {
     outbox: Outbox,
     dirty: Vec<usize>,
     clock: Instant,
-    /// Time spent waiting for something to happen.
+    /// Time spent with nothing to do.
     idle: Duration,
+    turned_at: Instant,
     receive_buffer_bytes: Option<usize>,
 }
 
@@ -85,7 +86,6 @@ struct Conn {
     /// What the socket did not take yet.
     out: Vec<u8>,
     dirty: bool,
-    paused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,7 @@ impl Driver {
             dirty: Vec::new(),
             clock: Instant::now(),
             idle: Duration::ZERO,
+            turned_at: Instant::now(),
             receive_buffer_bytes: None,
         })
     }
@@ -183,7 +184,6 @@ impl Driver {
             carry: Vec::new(),
             out,
             dirty: false,
-            paused: false,
         }));
         Ok(index)
     }
@@ -222,23 +222,9 @@ impl Driver {
         }
     }
 
-    /// Stops reading a connection.
-    pub fn pause(&mut self, conn: usize) {
-        if let Some(conn) = &mut self.conns[conn] {
-            conn.paused = true;
-        }
-    }
-
-    /// Reads a paused connection again.
-    pub fn resume<H: Handler>(&mut self, conn: usize, handler: &mut H) {
-        if let Some(paused) = &mut self.conns[conn] {
-            paused.paused = false;
-            self.read(conn, handler);
-        }
-    }
-
     /// Waits at most `timeout` for something to happen and handles it; answers how many connections had something.
     pub fn turn<H: Handler>(&mut self, timeout: Duration, handler: &mut H) -> Result<usize> {
+        let nothing_to_write = self.dirty.is_empty();
         self.flush(handler);
         let before = Instant::now();
         match self.poll.poll(&mut self.events, Some(timeout)) {
@@ -246,9 +232,13 @@ impl Driver {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             Err(error) => bail!("epoll failed: {error}"),
         }
-        if self.events.is_empty() || !timeout.is_zero() {
-            self.idle += before.elapsed();
+        let after = Instant::now();
+        if self.events.is_empty() && nothing_to_write {
+            self.idle += after - self.turned_at;
+        } else if !timeout.is_zero() {
+            self.idle += after - before;
         }
+        self.turned_at = after;
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         let mut ready = 0;
         for event in &events {
@@ -266,6 +256,9 @@ impl Driver {
             }
         }
         self.events = events;
+        if ready > 0 {
+            self.turned_at = Instant::now();
+        }
         Ok(ready)
     }
 
@@ -282,7 +275,7 @@ impl Driver {
         let Some(conn) = &mut self.conns[index] else {
             return Ok(());
         };
-        while !conn.paused {
+        loop {
             let carried = conn.carry.len();
             if carried + READ_BYTES / 2 > self.buf.len() {
                 self.buf.resize(carried + READ_BYTES, 0);
@@ -305,7 +298,6 @@ impl Driver {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     fn end<H: Handler>(&mut self, index: usize, why: &str, handler: &mut H) {

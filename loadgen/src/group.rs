@@ -187,7 +187,9 @@ impl Group {
             }
             let due_by_now = match load {
                 Load::Burst { .. } => messages,
-                Load::Rate { .. } => ((now.saturating_sub(start)) as f64 / interval) as usize,
+                Load::Rate { .. } => now
+                    .checked_sub(start)
+                    .map_or(0, |late| 1 + (late as f64 / interval) as usize),
             };
             // At most this many before looking at what has arrived.
             let batch_end = due_by_now.min(messages).min(sent + 256);

@@ -4,23 +4,30 @@
 //! depend on the server, and latency counts from then, so a server that stalls cannot hide it. Every run also checks the
 //! promises (nothing lost, nothing twice, one order); a broken one makes the exit code 1.
 
+mod acks;
+mod disk;
 mod driver;
 mod fanout;
 mod floor;
 mod frame;
 mod group;
 mod histogram;
+mod http;
+mod idle;
 mod process;
 mod report;
+mod stalled;
 mod stamp;
+mod storm;
 mod target;
 mod watch;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use group::{Load, Shape};
@@ -101,6 +108,98 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         messages: usize,
     },
+    /// Durable acks: senders that send the next message when the last is acked.
+    Acks {
+        #[command(flatten)]
+        common: Common,
+        /// Numbers of senders to try, one after the other.
+        #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
+        senders: Vec<usize>,
+        #[arg(long, default_value_t = 16)]
+        rooms: usize,
+        #[arg(long, default_value_t = 100)]
+        bytes: usize,
+        #[arg(long, default_value_t = 3.0)]
+        secs: f64,
+    },
+    /// Writes many messages made of words into one room.
+    Fill {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value = "big")]
+        room: String,
+        #[arg(long, default_value = "filler")]
+        user: String,
+        #[arg(long, default_value_t = 1_000_000)]
+        messages: u64,
+        /// Messages on the way at a time.
+        #[arg(long, default_value_t = 1024)]
+        window: usize,
+    },
+    /// GET requests at a rate.
+    Http {
+        #[command(flatten)]
+        common: Common,
+        /// `{n}` becomes a number up to `--number-max`, `{word}` a word that `fill` uses.
+        #[arg(long, default_value = "/v1/rooms/big/messages?before={n}&limit=50")]
+        path: String,
+        #[arg(long, default_value_t = 1_000_000)]
+        number_max: u64,
+        #[arg(long, default_value = "filler")]
+        user: String,
+        #[arg(long, default_value_t = 200.0)]
+        rate: f64,
+        #[arg(long, default_value_t = 5.0)]
+        secs: f64,
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+    },
+    /// Joined connections that do nothing: memory, and processor time to connect. Needs `--pid`.
+    Idle {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 2_000)]
+        connections: usize,
+        /// Members of each room.
+        #[arg(long, default_value_t = 10)]
+        members: usize,
+    },
+    /// Clients that missed messages come back at once.
+    Storm {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 1_000)]
+        clients: usize,
+        #[arg(long, default_value_t = 10)]
+        rooms: usize,
+        /// Messages each of them missed.
+        #[arg(long, default_value_t = 100)]
+        missed: usize,
+        #[arg(long, default_value_t = 100)]
+        bytes: usize,
+    },
+    /// Readers that stop reading: memory, and what the others notice. Needs `--pid`.
+    Stalled {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 20)]
+        readers: usize,
+        #[arg(long, default_value_t = 100)]
+        stalled: usize,
+        #[arg(long, default_value_t = 1_000.0)]
+        rate: f64,
+        #[arg(long, default_value_t = 1_000)]
+        bytes: usize,
+        #[arg(long, default_value_t = 4.0)]
+        secs: f64,
+    },
+    /// How long a bare `fdatasync` takes.
+    Disk {
+        #[arg(long, default_value = ".")]
+        folder: PathBuf,
+        #[arg(long, default_value_t = 1.0)]
+        secs: f64,
+    },
     /// Serves the echo protocol from a bare epoll loop, until it is killed.
     Floor {
         /// Frames of a room gathered into one write; 1 writes each by itself.
@@ -174,6 +273,104 @@ fn run(cli: Cli) -> Result<bool> {
                 load,
             )?)
         }
+        Command::Acks {
+            common,
+            senders,
+            rooms,
+            bytes,
+            secs,
+        } => {
+            ensure!(
+                bytes >= STAMP_BYTES,
+                "--bytes must be at least {STAMP_BYTES}"
+            );
+            let (target, time) = (common.target()?, Duration::try_from_secs_f64(secs)?);
+            let mut kept = true;
+            for senders in senders {
+                let plan = acks::Plan::closed_loop(senders, rooms, bytes, time);
+                let outcome = acks::run(&target, &plan, common.pid, true)?;
+                kept &=
+                    common.publish(outcome.report(format!("{senders} senders, durable acks")))?;
+            }
+            Ok(kept)
+        }
+        Command::Fill {
+            common,
+            room,
+            user,
+            messages,
+            window,
+        } => {
+            let plan = acks::Plan::fill(room, user, messages, window);
+            let outcome = acks::run(&common.target()?, &plan, common.pid, false)?;
+            common.publish(outcome.report(format!("{messages} messages into {}", plan.rooms[0])))
+        }
+        Command::Http {
+            common,
+            path,
+            number_max,
+            user,
+            rate,
+            secs,
+            connections,
+        } => {
+            let time = Duration::try_from_secs_f64(secs)?;
+            let plan = http::Plan {
+                path,
+                number_max,
+                user,
+                rate,
+                time,
+                connections,
+            };
+            let outcome = http::run(&common.target()?, &plan, common.pid)?;
+            common.publish(outcome.report(&plan))
+        }
+        Command::Idle {
+            common,
+            connections,
+            members,
+        } => {
+            let outcome = idle::run(&common.target()?, connections, members, common.process()?)?;
+            common.publish(outcome.report())
+        }
+        Command::Storm {
+            common,
+            clients,
+            rooms,
+            missed,
+            bytes,
+        } => {
+            let plan = storm::Plan {
+                clients,
+                rooms,
+                missed,
+                bytes,
+            };
+            common.publish(storm::run(&common.target()?, plan, common.pid)?.report())
+        }
+        Command::Stalled {
+            common,
+            readers,
+            stalled,
+            rate,
+            bytes,
+            secs,
+        } => {
+            let time = Duration::try_from_secs_f64(secs)?;
+            let plan = stalled::Plan {
+                readers,
+                stalled,
+                per_sec: rate,
+                bytes,
+                time,
+            };
+            common.publish(stalled::run(&common.target()?, plan, common.process()?)?.report())
+        }
+        Command::Disk { folder, secs } => {
+            let latency = disk::run(&folder, Duration::try_from_secs_f64(secs)?)?;
+            disk::report(&folder, &latency).publish(None)
+        }
         Command::Floor { frames, tick_ms } => {
             let tick = Duration::from_millis(tick_ms);
             floor::serve(floor::Gather { frames, tick }).map(|()| true)
@@ -184,6 +381,11 @@ fn run(cli: Cli) -> Result<bool> {
 impl Common {
     fn target(&self) -> Result<Target> {
         Target::new(self.protocol, &self.url)
+    }
+
+    fn process(&self) -> Result<u32> {
+        self.pid
+            .context("--pid is needed: the process of the server")
     }
 
     fn publish(&self, report: Report) -> Result<bool> {
