@@ -1,25 +1,33 @@
 //! Search: messages by their words.
 
+mod words;
+
 use async_trait::async_trait;
 use protocol::{MessageId, RoomId, Seq, Timestamp, UserId};
 
+pub use words::{TOKEN_LETTERS_MAX, TOKENS_MAX, is_unspaced, tokens};
+
 use crate::Result;
 
-/// What to look for. All words must occur; the last one may be unfinished (a prefix of at least two letters).
+/// What to look for. All words must occur; the last one may be unfinished (a prefix of at least two letters). There
+/// are no operators: whatever looks like one is a word or nothing. A text without words finds nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     pub text: String,
     /// The rooms the user may read, or some of them.
     pub rooms: Vec<RoomId>,
     pub from: Option<UserId>,
+    /// Only messages of this time or later.
     pub since: Option<Timestamp>,
+    /// Only messages before this time.
     pub until: Option<Timestamp>,
     /// Continue after this place.
     pub cursor: Option<Cursor>,
     pub limit: usize,
 }
 
-/// A place in the results: newest first, then by room and seq.
+/// A place in the results: newest first. Within one millisecond the order is the adapter's, always the same, and that
+/// of the log within a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     pub at: Timestamp,
