@@ -52,6 +52,7 @@ pub struct Config {
     pub heads_grace_ms: u64,
     /// How long a `received` cursor waits for more events to confirm with it.
     pub received_delay_ms: u64,
+    /// Events in one `fetch`; fewer if the server allows fewer.
     pub fetch_limit: u32,
     /// An act that was refused this often with `internal` is given back.
     pub internal_max: u32,
@@ -362,8 +363,10 @@ impl Engine {
         act: impl FnOnce(&mut Room, &mut Log<'_, '_>),
     ) {
         if let Some(room) = self.rooms.get_mut(id) {
+            let allowed = u32::try_from(self.limits.fetch_events).unwrap_or(u32::MAX);
             let mut log = Log {
                 config: &self.config,
+                fetch_limit: self.config.fetch_limit.min(allowed).max(1),
                 user: self.user.as_ref(),
                 outbox: &mut self.outbox,
                 requests: &mut self.requests,
@@ -402,7 +405,7 @@ impl Engine {
         let mut closed = Vec::new();
         for (id, room) in &mut self.rooms {
             let meant = error.room.as_ref().is_none_or(|named| named == id);
-            if meant && room.waits_for(error.reference.as_deref()) {
+            if meant && room.is_about(error.reference.as_deref()) {
                 ours = true;
                 if error.code.is_retryable() {
                     let wait = error.retry_after_ms.unwrap_or(0).min(ASKED_WAIT_MAX_MS);

@@ -54,8 +54,10 @@ enum Phase {
     Retry {
         at: u64,
     },
-    /// Answered: for a subscription, events flow.
-    Live,
+    /// A subscription whose events flow.
+    Live {
+        reference: String,
+    },
 }
 
 impl Request {
@@ -63,7 +65,17 @@ impl Request {
         match self.phase {
             Phase::Asked { deadline, .. } => Some(deadline),
             Phase::Retry { at } => Some(at),
-            Phase::None | Phase::Live => None,
+            Phase::None | Phase::Live { .. } => None,
+        }
+    }
+
+    /// Whether a refusal of `given` is about this request. The server can refuse a subscription that it has confirmed.
+    fn is_about(&self, given: Option<&str>) -> bool {
+        match &self.phase {
+            Phase::Asked { reference, .. } | Phase::Live { reference } => {
+                Some(reference.as_str()) == given
+            }
+            Phase::None | Phase::Retry { .. } => false,
         }
     }
 
@@ -81,6 +93,7 @@ impl Request {
 /// What a room needs of the engine while it handles something.
 pub(super) struct Log<'a, 'b> {
     pub(super) config: &'a Config,
+    pub(super) fetch_limit: u32,
     pub(super) user: Option<&'a UserId>,
     pub(super) outbox: &'a mut Outbox,
     pub(super) requests: &'a mut u64,
@@ -141,7 +154,7 @@ impl Room {
     pub(super) fn wants_to_subscribe(&self, now: u64) -> bool {
         match self.subscription.phase {
             Phase::None => true,
-            Phase::Live => false,
+            Phase::Live { .. } => false,
             Phase::Asked { .. } | Phase::Retry { .. } => {
                 self.subscription.due_at().is_some_and(|at| at <= now)
             }
@@ -160,8 +173,9 @@ impl Room {
         }
     }
 
-    pub(super) fn waits_for(&self, reference: Option<&str>) -> bool {
-        self.subscription.waits_for(reference) || self.fetch.waits_for(reference)
+    /// Whether a refusal of `reference` concerns this room.
+    pub(super) fn is_about(&self, reference: Option<&str>) -> bool {
+        self.subscription.is_about(reference) || self.fetch.is_about(reference)
     }
 
     /// Request `reference` was refused for now.
@@ -172,7 +186,7 @@ impl Room {
         config: &Config,
         turn: &Turn<'_>,
     ) {
-        if self.subscription.waits_for(reference) {
+        if self.subscription.is_about(reference) {
             self.subscription.try_later(wait, config, turn);
         } else {
             self.fetch.try_later(wait, config, turn);
@@ -180,11 +194,15 @@ impl Room {
     }
 
     pub(super) fn subscribed(&mut self, answer: Subscribed, log: &mut Log<'_, '_>) {
-        if !self.subscription.waits_for(answer.reference.as_deref()) {
+        let Some(reference) = answer
+            .reference
+            .clone()
+            .filter(|reference| self.subscription.waits_for(Some(reference)))
+        else {
             return;
-        }
+        };
         self.subscription = Request {
-            phase: Phase::Live,
+            phase: Phase::Live { reference },
             failures: 0,
         };
         let asked = self.asked.unwrap_or(answer.after);
@@ -315,7 +333,7 @@ impl Room {
             reference: Some(reference),
             room: self.id.clone(),
             after: self.position.unwrap_or(Seq::ZERO),
-            limit: log.config.fetch_limit,
+            limit: log.fetch_limit,
         });
         log.turn.send(log.conn, frame);
     }
@@ -323,7 +341,7 @@ impl Room {
     /// The server says that the room ends at `head`. Its events may be on their way; if not, they are fetched.
     pub(super) fn head(&mut self, head: Seq, config: &Config, now: u64) {
         let behind = self.position.is_some_and(|position| position < head);
-        if !behind || !matches!(self.subscription.phase, Phase::Live) {
+        if !behind || !matches!(self.subscription.phase, Phase::Live { .. }) {
             return;
         }
         let at = self
@@ -343,7 +361,7 @@ impl Room {
             return;
         }
         self.read = Some(seq);
-        if let (Some(conn), Phase::Live) = (live, &self.subscription.phase) {
+        if let (Some(conn), Phase::Live { .. }) = (live, &self.subscription.phase) {
             self.send_read(seq, conn, turn);
         }
     }
