@@ -12,14 +12,14 @@ mod rooms;
 mod view;
 
 use actix_web::HttpResponse;
-use actix_web::web::{ServiceConfig, post, resource};
+use actix_web::web::{ServiceConfig, resource};
 use rest::{Limit, cursor};
 use serde::Serialize;
 use utoipa::OpenApi as _;
 
 use crate::rooms::Made;
 
-/// Adds the paths. Expects `web::Data` of [`Rooms`](crate::rooms::Rooms), [`Messages`](crate::messages::Messages) and
+/// Adds the paths. Mount the history service's before: it answers `GET` of `/v1/rooms/{id}/messages` alone. Expects `web::Data` of [`Rooms`](crate::rooms::Rooms), [`Messages`](crate::messages::Messages) and
 /// [`backend::Backends`].
 pub fn configure(config: &mut ServiceConfig) {
     config
@@ -38,8 +38,7 @@ pub fn configure(config: &mut ServiceConfig) {
                 .delete(members::delete),
         )
         .service(resource("/v1/rooms/{id}/invites").post(invites::create))
-        // A route, not a resource: reading the same path is the history service's.
-        .route("/v1/rooms/{id}/messages", post().to(messages::send))
+        .service(resource("/v1/rooms/{id}/messages").post(messages::send))
         .service(resource("/v1/invites/{code}").post(invites::redeem))
         .service(resource("/v1/direct/{user}").put(rooms::direct))
         .service(resource("/v1/presence").get(presence::status));

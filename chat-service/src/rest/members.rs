@@ -45,13 +45,12 @@ pub struct ListQuery {
     cursor: Option<String>,
 }
 
-/// The members in order of name. Members may read them.
+/// The members in order of name, of a public room or one's own.
 #[utoipa::path(
     get, path = "/v1/rooms/{id}/members", tag = "rooms", operation_id = "list_members",
     params(("id" = RoomId, Path, description = "The room."), ListQuery),
     responses(
         (status = 200, description = "A page of members.", body = Page<MemberView>),
-        Forbidden,
         NotFound,
         Refused,
     ),
