@@ -1,4 +1,7 @@
-import { defineConfig } from "vite";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { defineConfig, type Plugin } from "vite";
 
 /** Two pages: the chat (`/`) and the readable API description (`/docs`). */
 export default defineConfig({
@@ -9,6 +12,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     rollupOptions: { input: { index: "index.html", docs: "docs.html" } },
   },
+  plugins: [packed()],
   server: {
     proxy: {
       "/v1": { target: "http://127.0.0.1:8080", ws: true, changeOrigin: true },
@@ -16,3 +20,22 @@ export default defineConfig({
     },
   },
 });
+
+/** Writes `<file>.gz` beside every text file, which the server sends to those who take gzip. */
+function packed(): Plugin {
+  let folder = "";
+  return {
+    name: "packed",
+    apply: "build",
+    configResolved(config) {
+      folder = config.build.outDir;
+    },
+    closeBundle() {
+      for (const entry of readdirSync(folder, { recursive: true, encoding: "utf8" })) {
+        if (!/\.(js|css|html|svg|webmanifest)$/.test(entry)) continue;
+        const file = join(folder, entry);
+        writeFileSync(`${file}.gz`, gzipSync(readFileSync(file), { level: 9 }));
+      }
+    },
+  };
+}

@@ -10,6 +10,7 @@ import { type InboxEntry, Rest, RestError, type RoomInfo } from "../net/rest";
 import { Room } from "./room";
 
 const PAGE = 100;
+const OLDER_PAGE = 200;
 const CATCH_UP_MAX = 200;
 const TYPING_SHOWN_MS = 6_000;
 const TYPING_SENT_EVERY_MS = 3_000;
@@ -179,7 +180,7 @@ export class Session {
     if (room.timeline.atStart || first === undefined) return;
     await this.load(room, "older", async () => {
       const reading = room.timeline.reading();
-      const page = await this.page(room, reading, { before: first, limit: PAGE });
+      const page = await this.page(room, reading, { before: first, limit: OLDER_PAGE });
       room.timeline.addOlder(reading, page.items, page.next === null || page.items.length === 0);
     });
   }
@@ -189,7 +190,7 @@ export class Session {
     if (room.timeline.atEnd || last === undefined) return;
     await this.load(room, "newer", async () => {
       const reading = room.timeline.reading();
-      const page = await this.page(room, reading, { after: last, limit: PAGE });
+      const page = await this.page(room, reading, { after: last, limit: OLDER_PAGE });
       room.timeline.addNewer(reading, page.items, page.next === null || page.items.length === 0);
     });
   }

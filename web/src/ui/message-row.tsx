@@ -1,4 +1,5 @@
 import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 import type { Pending } from "../app/room";
 import { linkify } from "../text/linkify";
 import { clockTime, fullTime } from "../text/times";
@@ -216,8 +217,17 @@ function Refused({ pending, actions }: { pending: Pending; actions: RowActions }
 
 function Tools({ message, mine, actions }: { message: Message; mine: boolean; actions: RowActions }) {
   const picking = useSignal(false);
+  const toggle = useRef<HTMLButtonElement>(null);
+  const picker = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    if (picking.value) picker.current?.querySelector("button")?.focus();
+  }, [picking.value]);
   const leave = (e: FocusEvent) => {
     if (!(e.currentTarget as HTMLElement).contains(e.relatedTarget as Node | null)) picking.value = false;
+  };
+  const done = () => {
+    picking.value = false;
+    toggle.current?.focus();
   };
   return (
     <div
@@ -225,8 +235,14 @@ function Tools({ message, mine, actions }: { message: Message; mine: boolean; ac
       role="group"
       aria-label="Message actions"
       onFocusOut={leave}
+      onKeyDown={(e) => {
+        if (e.key !== "Escape" || !picking.value) return;
+        e.preventDefault();
+        done();
+      }}
     >
       <button
+        ref={toggle}
         type="button"
         class="tool"
         aria-label="Add a reaction"
@@ -268,23 +284,14 @@ function Tools({ message, mine, actions }: { message: Message; mine: boolean; ac
         </>
       )}
       {picking.value && (
-        <div
-          class="picker"
-          role="group"
-          aria-label="Choose a reaction"
-          onKeyDown={(e) => {
-            if (e.key !== "Escape") return;
-            e.preventDefault();
-            picking.value = false;
-          }}
-        >
+        <div ref={picker} class="picker" role="group" aria-label="Choose a reaction">
           {EMOJI.map((emoji) => (
             <button
               key={emoji}
               type="button"
               aria-label={`React with ${emoji}`}
               onClick={() => {
-                picking.value = false;
+                done();
                 actions.react(message, emoji);
               }}
             >

@@ -1,0 +1,107 @@
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { launch, Person, rowIn } from "./people";
+import { Server } from "./server";
+
+let server: Server;
+let browser: Browser;
+beforeAll(async () => {
+  server = await Server.start();
+  browser = await launch();
+});
+afterAll(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+const AWAY = "Connection lost";
+
+test("the server is killed and comes back: nothing is lost, doubled or out of order", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  const bob = await Person.at(browser, server, "bob");
+  await alice.enter("harbour");
+  await bob.enter("harbour");
+  await alice.say("before");
+  await bob.sees("before");
+
+  await server.kill();
+  await alice.page.getByText(AWAY).waitFor();
+  for (const text of ["while away 1", "while away 2", "while away 3"]) await alice.say(text);
+  await alice.hasStatus("while away 3", "sending");
+  await bob.say("me too");
+  await server.start();
+
+  for (const person of [alice, bob])
+    for (const text of ["while away 1", "while away 2", "while away 3", "me too"]) await person.sees(text);
+  await alice.hasStatus("while away 3", "seen");
+  await alice.page.getByText(AWAY).waitFor({ state: "detached" });
+  const stored = await server.texts("alice", "harbour");
+  expect(stored.filter((t) => t.startsWith("while"))).toEqual([
+    "while away 1",
+    "while away 2",
+    "while away 3",
+  ]);
+  expect([...stored].sort()).toEqual(["before", "me too", "while away 1", "while away 2", "while away 3"]);
+  expect(await alice.texts()).toEqual(stored);
+  expect(await bob.texts()).toEqual(stored);
+  await alice.leave();
+  await bob.leave();
+});
+
+test("unsent messages survive the tab", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.enter("island");
+  await alice.say("kept 0");
+  await alice.hasStatus("kept 0", "sent");
+  await server.kill();
+  await alice.page.getByText(AWAY).waitFor();
+  await alice.say("kept 1");
+  await alice.say("kept 2");
+  await alice.hasStatus("kept 2", "sending");
+  await alice.page.goto("about:blank");
+  await server.start();
+  await alice.page.goto(`${server.url}/#/island`);
+  await alice.hasStatus("kept 2", "sent");
+  expect(await server.texts("alice", "island")).toEqual(["kept 0", "kept 1", "kept 2"]);
+  expect(await alice.texts()).toEqual(["kept 0", "kept 1", "kept 2"]);
+  await alice.leave();
+});
+
+test("messages written without a server are sent after a reload, each once, by two tabs", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.enter("raft");
+  await alice.say("first");
+  await alice.hasStatus("first", "sent");
+  await server.kill();
+  await alice.page.getByText(AWAY).waitFor();
+  await alice.say("second");
+  await alice.say("third");
+  await alice.hasStatus("third", "sending");
+  await server.start();
+  // Both tabs find the same unsent messages and both send them.
+  await alice.page.reload();
+  const other = await alice.tab("raft");
+  for (const text of ["first", "second", "third"]) {
+    await alice.sees(text);
+    await rowIn(other, text).waitFor();
+  }
+  await alice.hasStatus("third", "sent");
+  expect(await server.texts("alice", "raft")).toEqual(["first", "second", "third"]);
+  expect(await alice.texts()).toEqual(["first", "second", "third"]);
+  expect(await alice.texts(other)).toEqual(["first", "second", "third"]);
+  expect(
+    await alice.page.evaluate(() => Object.keys(localStorage).filter((k) => k.includes("outbox"))),
+  ).toEqual([]);
+  await alice.leave();
+});
+
+test("what the server refuses can be discarded", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.enter("gate");
+  await alice.say("hello");
+  await alice.hasStatus("hello", "sent");
+  await alice.composer.fill("x".repeat(20_000));
+  await alice.composer.press("Enter");
+  await alice.page.getByText("the server takes up to").waitFor();
+  await alice.leave();
+});
