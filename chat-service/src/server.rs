@@ -87,8 +87,8 @@ pub async fn run(
                 .app_data(Data::new(shared.backends.clone()))
                 .configure(runtime::health::configure(readiness.clone()))
                 .configure(rest::openapi::serve(&openapi))
-                .configure(api::configure)
                 .configure(|paths| more(paths, &shared.backends))
+                .configure(api::configure)
                 .configure(page::configure)
                 .wrap(from_fn(rest::observe));
             HttpService::build()
