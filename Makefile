@@ -1,0 +1,66 @@
+# Darda. `make help` lists what there is.
+
+WEB_SOURCES := $(shell find web/src web/public web/*.html web/*.ts web/package-lock.json -type f 2>/dev/null)
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.PHONY: run
+run: ## Set up, build and start the chat on http://127.0.0.1:8080, data in ./data
+	@scripts/setup run
+	@$(MAKE) --no-print-directory web/dist/index.html
+	@echo "building (the first time takes some minutes)"
+	@cargo build --profile quick --package standalone --bin standalone
+	@DARDA_LOG=$${DARDA_LOG:-warn} exec target/quick/standalone
+
+.PHONY: test
+test: setup-test web ## Set up and pass all tests
+	@scripts/test
+
+.PHONY: setup-test
+setup-test:
+	@scripts/setup test
+
+.PHONY: bench
+bench: ## Measure this machine: Darda beside a reference and the floor (about 15 minutes)
+	@scripts/setup run
+	@cargo build --release --package standalone --package loadgen --bins
+	@target/release/loadgen bench
+
+.PHONY: web
+web: web/dist/index.html ## Build the web page
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	@echo "installing the web page's packages into web/node_modules"
+	@cd web && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+web/dist/index.html: web/node_modules/.package-lock.json $(WEB_SOURCES)
+	@echo "building the web page"
+	@cd web && npm run --silent build
+	@touch $@
+
+.PHONY: fmt
+fmt: ## Format everything
+	cargo fmt --all
+	cd web && npm run --silent format
+
+.PHONY: lint
+lint: ## What the tests check about style
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cd web && npm run --silent check
+
+.PHONY: deny
+deny: setup-test ## Check dependencies, known vulnerabilities included (asks the advisory database)
+	PATH="$$PWD/.tools/bin:$$PATH" cargo deny check
+
+.PHONY: release
+release: web ## Build what ships: target/release/{standalone,darda,chat-service,history-service,loadgen}
+	cargo build --release --workspace --bins
+
+.PHONY: clean
+clean: ## Remove what was built (not ./data)
+	cargo clean
+	rm -rf web/dist web/node_modules .tools
