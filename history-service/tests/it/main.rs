@@ -1,9 +1,10 @@
-#[test]
-fn dump() {
-    println!(
-        "{}",
-        rest::openapi::merge([history_service::openapi()])
-            .to_pretty_json()
-            .unwrap()
-    );
-}
+//! The reads, over real sockets, from the embedded family.
+
+mod access;
+mod events;
+mod export;
+mod harness;
+mod inbox;
+mod messages;
+mod process;
+mod search;

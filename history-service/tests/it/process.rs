@@ -1,0 +1,81 @@
+//! The process around the reads.
+
+use std::process::Command;
+
+use crate::harness::{Service, ask};
+
+#[actix_web::test]
+async fn readiness_and_the_description_are_on_the_public_port() {
+    let service = Service::start().await;
+    for addr in [service.addr, service.admin] {
+        assert_eq!(ask(addr, "GET", "/healthz", &[]).await.status, 200);
+        let ready = ask(addr, "GET", "/readyz", &[]).await;
+        assert_eq!(ready.status, 200, "{}", ready.text());
+        assert_eq!(ready.json()["status"], "ready");
+    }
+    assert_eq!(ask(service.admin, "GET", "/metrics", &[]).await.status, 200);
+    assert_eq!(ask(service.addr, "GET", "/metrics", &[]).await.status, 404);
+    let description = ask(service.addr, "GET", "/openapi.json", &[]).await.json();
+    assert!(description["paths"]["/v1/search"]["get"].is_object());
+}
+
+#[actix_web::test]
+async fn it_ends_when_it_is_told_to() {
+    let service = Service::start().await;
+    assert_eq!(ask(service.addr, "GET", "/healthz", &[]).await.status, 200);
+    service.shutdown.cancel();
+    service.server.await.unwrap().unwrap();
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_history-service"));
+    command.env_clear();
+    command
+}
+
+#[test]
+fn help_names_every_variable() {
+    let output = program().arg("--help").output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for variable in history_service::VARIABLES
+        .iter()
+        .flat_map(|list| list.iter())
+    {
+        assert!(text.contains(variable.name), "{}", variable.name);
+    }
+}
+
+#[test]
+fn a_bad_variable_stops_the_start_by_name() {
+    for (name, value) in [
+        ("DARDA_HTTP_ADDR", "here"),
+        ("DARDA_BACKEND", "paper"),
+        ("DARDA_LOG", "a=b=c"),
+        ("DARDA_LOG_FORMAT", "xml"),
+    ] {
+        let output = program().env(name, value).output().unwrap();
+        assert!(!output.status.success());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(&format!("{name}: ")), "{text}");
+    }
+}
+
+#[actix_web::test]
+async fn a_folder_in_use_is_refused_with_the_way_out() {
+    let data = tempfile::tempdir().unwrap();
+    let config = backend::Config::Embedded {
+        data_dir: data.path().to_owned(),
+    };
+    let holder = backend::open(config).await.unwrap();
+    let output = program()
+        .env("DARDA_DATA_DIR", data.path())
+        .env("DARDA_HTTP_ADDR", "127.0.0.1:0")
+        .env("DARDA_ADMIN_ADDR", "127.0.0.1:0")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("run standalone instead"), "{text}");
+    holder.health.close().await;
+}
