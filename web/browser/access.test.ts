@@ -29,6 +29,7 @@ const looks = [
 test.each(looks)("axe finds nothing: $name", async ({ colorScheme, viewport }) => {
   const alice = await Person.at(browser, server, "alice", { colorScheme, viewport, reducedMotion: "reduce" });
   const { page } = alice;
+  const line = `A line of my own in ${colorScheme} ${viewport.width}`;
   await page.goto(server.url);
   await page.getByLabel("Your name").waitFor();
   await clean(page, "sign-in");
@@ -38,8 +39,8 @@ test.each(looks)("axe finds nothing: $name", async ({ colorScheme, viewport }) =
   await clean(page, "no room");
 
   await alice.open("general");
-  await alice.say("A line of my own");
-  await alice.hasStatus("A line of my own", "sent");
+  await alice.say(line);
+  await alice.hasStatus(line, "sent");
   await alice.row("A longer answer").focus();
   await clean(page, "room");
 
@@ -47,10 +48,11 @@ test.each(looks)("axe finds nothing: $name", async ({ colorScheme, viewport }) =
   await page.getByRole("button", { name: "React with 🎉" }).waitFor();
   await clean(page, "picker");
   await page.getByRole("button", { name: "React with 🎉" }).click();
-  await alice.row("A longer answer").getByRole("button", { name: "🎉 by alice" }).waitFor();
+  await alice.row("A longer answer").getByRole("button", { name: "🎉 1, by alice" }).waitFor();
   await clean(page, "reaction");
+  await alice.row("A longer answer").getByRole("button", { name: "🎉 1, by alice" }).click();
 
-  await alice.act("A line of my own", "Delete");
+  await alice.act(line, "Delete");
   await page.getByRole("dialog").waitFor();
   await clean(page, "dialog");
   await page.getByRole("button", { name: "Keep it" }).click();

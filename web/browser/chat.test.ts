@@ -45,13 +45,13 @@ test("two people talk: write, reply, react, edit, delete", async () => {
 
   await bob.act("Coffee is ready", "Add a reaction");
   await bob.page.getByRole("button", { name: "React with 👍" }).click();
-  await alice.row("Coffee is ready").getByRole("button", { name: "👍 by bob" }).click();
-  await bob.row("Coffee is ready").getByRole("button", { name: "👍 by bob, alice" }).waitFor();
+  await alice.row("Coffee is ready").getByRole("button", { name: "👍 1, by bob" }).click();
+  await bob.row("Coffee is ready").getByRole("button", { name: "👍 2, by bob, alice" }).waitFor();
   await alice
     .row("Coffee is ready")
-    .getByRole("button", { name: /👍 by bob/ })
+    .getByRole("button", { name: /👍 2, by bob/ })
     .click();
-  await bob.row("Coffee is ready").getByRole("button", { name: "👍 by bob", exact: true }).waitFor();
+  await bob.row("Coffee is ready").getByRole("button", { name: "👍 1, by bob", exact: true }).waitFor();
 
   await alice.act("Coffee is ready", "Edit");
   await alice.say("Tea is ready");

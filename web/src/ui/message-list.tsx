@@ -18,6 +18,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
   const region = useRef<HTMLDivElement>(null);
   const atEnd = useSignal(true);
   const focused = useSignal<string | null>(null);
+  const pointed = useSignal<string | null>(null);
   const flash = useSignal<string | null>(null);
   const deleting = useSignal<Message | null>(null);
   const wantFocus = useRef<string | null>(null);
@@ -143,6 +144,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
             replied={message.reply_to === undefined ? null : (room.timeline.find(message.reply_to) ?? null)}
             refused={acts.find((a) => a.state === "failed" && "seq" in a.act && a.act.seq === seq) ?? null}
             tabStop={tabStop === item.key}
+            active={pointed.value === item.key || focused.value === item.key}
             flash={flash.value === item.key}
             actions={actions}
           />
@@ -174,8 +176,15 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
       ref={region}
       onKeyDown={move}
       onFocusIn={(e) => {
-        const row = (e.target as HTMLElement).closest<HTMLElement>("[data-row]");
-        if (row?.dataset.row) focused.value = row.dataset.row;
+        const key = rowOf(e.target);
+        if (key) focused.value = key;
+      }}
+      onPointerOver={(e) => {
+        const key = rowOf(e.target);
+        if (key !== pointed.value) pointed.value = key;
+      }}
+      onPointerLeave={() => {
+        pointed.value = null;
       }}
     >
       <VirtualList
@@ -202,6 +211,10 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
       <ConfirmDelete message={deleting} onDelete={(m) => session.delete(room, m.seq)} />
     </div>
   );
+}
+
+function rowOf(target: EventTarget | null): string | null {
+  return (target as HTMLElement).closest<HTMLElement>("[data-row]")?.dataset.row ?? null;
 }
 
 /** The first row: what came before, or that nothing did. */

@@ -42,6 +42,8 @@ interface RowProps {
   refused: Pending | null;
   tabStop: boolean;
   flash: boolean;
+  /** Under the pointer or with the focus: only then its buttons are in the page. */
+  active: boolean;
   actions: RowActions;
 }
 
@@ -63,7 +65,7 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
               type="button"
               class="reaction"
               aria-pressed={r.users.includes(me)}
-              aria-label={`${r.emoji} by ${r.users.join(", ")}`}
+              aria-label={`${r.emoji} ${r.users.length}, by ${r.users.join(", ")}`}
               title={r.users.join(", ")}
               onClick={() => actions.react(message, r.emoji)}
             >
@@ -74,7 +76,7 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
       )}
       {refused && <Refused pending={refused} actions={actions} />}
       {props.status && <Status status={props.status} seenBy={props.seenBy} />}
-      {!message.deleted && <Tools message={message} mine={mine} actions={actions} />}
+      {props.active && !message.deleted && <Tools message={message} mine={mine} actions={actions} />}
     </Frame>
   );
 });

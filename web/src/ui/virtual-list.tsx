@@ -40,6 +40,10 @@ class Layout {
   /** The row that stays where it is, and how far below the top of the viewport. */
   anchor: { key: string; offset: number } | null = null;
   atEnd = true;
+  /** Where the viewport was when the anchor was chosen; elsewhere, a person has scrolled since. */
+  seen = 0;
+  /** The anchor was chosen to go there, not to stay. */
+  aimed = false;
 
   get total(): number {
     return this.offsets[this.items.length] ?? 0;
@@ -80,6 +84,7 @@ class Layout {
   hold(scrollTop: number): void {
     const index = this.indexAt(scrollTop);
     const item = this.items[index];
+    this.seen = scrollTop;
     this.anchor = item ? { key: item.key, offset: this.top(index) - scrollTop } : null;
   }
 
@@ -125,6 +130,8 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
   const settle = () => {
     const view = box.current;
     if (!view || !rows.current || !above.current || !below.current) return;
+    if (!layout.aimed && Math.abs(view.scrollTop - layout.seen) > 1) observe(view);
+    layout.aimed = false;
     let changed = false;
     for (const child of rows.current.children) {
       const key = (child as HTMLElement).dataset.key ?? "";
@@ -139,6 +146,7 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
     const height = view.clientHeight;
     const want = layout.wanted(view.scrollTop, height);
     if (Math.abs(view.scrollTop - want) > 0.5) view.scrollTop = want;
+    layout.seen = view.scrollTop;
     if (layout.choose(want, height)) draw(0);
     else near(want, height);
   };
@@ -148,16 +156,22 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
     if (layout.total - scrollTop - height < NEAR_PX) latest.current.onNearEnd();
   };
 
-  const scrolled = () => {
-    const view = box.current;
-    if (!view) return;
-    const { scrollTop, clientHeight } = view;
-    const atEnd = latest.current.follow && layout.total - scrollTop - clientHeight < END_SLACK_PX;
+  /** A person has scrolled: what is in view now is what shall stay. */
+  const observe = (view: HTMLElement) => {
+    const below = view.scrollHeight - view.scrollTop - view.clientHeight;
+    const atEnd = latest.current.follow && below < END_SLACK_PX;
     if (atEnd !== layout.atEnd) {
       layout.atEnd = atEnd;
       latest.current.onAtEnd(atEnd);
     }
-    layout.hold(scrollTop);
+    layout.hold(view.scrollTop);
+  };
+
+  const scrolled = () => {
+    const view = box.current;
+    if (!view) return;
+    if (Math.abs(view.scrollTop - layout.seen) > 1) observe(view);
+    const { scrollTop, clientHeight } = view;
     if (layout.choose(scrollTop, clientHeight)) draw(0);
     else near(scrollTop, clientHeight);
   };
@@ -196,6 +210,7 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
             ? 8
             : view.clientHeight - height - 8;
       layout.anchor = { key, offset };
+      layout.aimed = true;
       if (layout.atEnd) latest.current.onAtEnd(false);
       layout.atEnd = false;
       draw(0);
@@ -203,7 +218,7 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
     },
     toEnd() {
       if (!layout.atEnd) latest.current.onAtEnd(true);
-      layout.atEnd = true;
+      layout.atEnd = layout.aimed = true;
       draw(0);
     },
   }));
