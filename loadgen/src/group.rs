@@ -160,7 +160,7 @@ impl Group {
     pub fn run(&mut self, load: Load) -> Result<Outcome> {
         self.watch.begin_run();
         self.watch.faults = Faults::default();
-        let start = self.driver.now() + 1_000_000;
+        let start = self.driver.now();
         let (messages, interval, warm_up) = match load {
             Load::Rate {
                 per_sec,
@@ -176,6 +176,9 @@ impl Group {
         let end = start + (messages as f64 * interval) as u64;
         self.watch.window = window_start..end.max(window_start + 1);
         let mut meter = Meter::default();
+        if matches!(load, Load::Burst { .. }) {
+            meter.begin(self)?;
+        }
         let mut json = Vec::with_capacity(512);
         let mut sent = 0;
         let mut cut = false;

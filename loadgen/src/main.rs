@@ -5,6 +5,7 @@
 //! promises (nothing lost, nothing twice, one order); a broken one makes the exit code 1.
 
 mod acks;
+mod bench;
 mod disk;
 mod driver;
 mod fanout;
@@ -193,6 +194,8 @@ enum Command {
         #[arg(long, default_value_t = 4.0)]
         secs: f64,
     },
+    /// Everything, beside the reference programs and the floor, with a table at the end.
+    Bench(bench::Options),
     /// How long a bare `fdatasync` takes.
     Disk {
         #[arg(long, default_value = ".")]
@@ -367,6 +370,7 @@ fn run(cli: Cli) -> Result<bool> {
             };
             common.publish(stalled::run(&common.target()?, plan, common.process()?)?.report())
         }
+        Command::Bench(options) => bench::run(&options),
         Command::Disk { folder, secs } => {
             let latency = disk::run(&folder, Duration::try_from_secs_f64(secs)?)?;
             disk::report(&folder, &latency).publish(None)
