@@ -10,6 +10,7 @@ use protocol::{ErrorCode, RoomId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde::de::value::MapDeserializer;
+use serde_json::Value;
 
 use crate::Refusal;
 
@@ -97,11 +98,43 @@ fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         return Err(Refusal::field("body", "must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let value =
-        serde_path_to_error::deserialize(&mut json).map_err(|error| refuse("body", error))?;
+    let value = match serde_path_to_error::deserialize(&mut json) {
+        Ok(value) => value,
+        Err(error) => return with_whole_numbers(body).ok_or_else(|| refuse("body", error)),
+    };
     json.end()
         .map_err(|error| Refusal::field("body", error.to_string()))?;
     Ok(value)
+}
+
+/// Reads a body in which a whole number was written as `42.0`: to JSON they are the same, to serde they are not.
+fn with_whole_numbers<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(body).ok()?;
+    make_whole(&mut value).then_some(())?;
+    serde_json::from_value(value).ok()
+}
+
+/// Writes whole numbers as such, and tells whether there were any that were not.
+fn make_whole(value: &mut Value) -> bool {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().filter(|float| {
+                // Only these are exact.
+                float.fract() == 0.0 && float.abs() < (1_u64 << 53) as f64
+            });
+            if let Some(float) = float {
+                *value = Value::from(float as i64);
+            }
+            float.is_some()
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .fold(false, |any, item| make_whole(item) | any),
+        Value::Object(fields) => fields
+            .values_mut()
+            .fold(false, |any, field| make_whole(field) | any),
+        _ => false,
+    }
 }
 
 /// Names the field. Where serde names it only in its sentence, as it does for missing and repeated ones, it is taken
@@ -223,6 +256,8 @@ mod tests {
         let body = json(kind, r#" {"name":"a","inner":[{"seq":1}]}"#).await;
         let body = body.unwrap();
         assert_eq!((&*body.name, body.inner[0].seq.get()), ("a", 1));
+        let body = json(kind, r#"{"name":"a","inner":[{"seq":7.0}]}"#).await;
+        assert_eq!(body.unwrap().inner[0].seq.get(), 7);
         for (bad, field) in [
             ("", "body"),
             (r#"["a"]"#, "body"),
@@ -232,6 +267,8 @@ mod tests {
             (r#"{"name":1}"#, "name"),
             (r#"{"name":"a","name":"b"}"#, "name"),
             (r#"{"name":"a","inner":[{"seq":-1}]}"#, "inner[0].seq"),
+            (r#"{"name":"a","inner":[{"seq":1.5}]}"#, "inner[0].seq"),
+            (r#"{"name":"a","inner":[{"seq":1e300}]}"#, "inner[0].seq"),
             (r#"{"name":"a","inner":[{}]}"#, "inner[0].seq"),
         ] {
             let refusal = json(kind, bad).await.unwrap_err();
