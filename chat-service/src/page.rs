@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use actix_web::http::StatusCode;
 use actix_web::http::header::{
     self, AcceptEncoding, ContentEncoding, ETag, EntityTag, Header as _, IfNoneMatch,
 };
-use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Bytes, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use protocol::ErrorCode;
@@ -41,7 +41,7 @@ pub fn configure(config: &mut ServiceConfig) {
     config
         .service(resource("/", index))
         .service(resource("/docs", docs))
-        .service(resource("/assets/{file:[^/]+}", asset))
+        .service(resource("/assets/{file:[A-Za-z0-9._-]+}", asset))
         .service(resource(
             "/{file:[A-Za-z0-9_-]+\\.(?:svg|png|ico|webmanifest|txt)}",
             beside,
@@ -89,34 +89,45 @@ fn page(request: &HttpRequest, name: &str) -> HttpResponse {
 }
 
 fn file_of(request: &HttpRequest, name: &str, caching: Caching) -> Option<HttpResponse> {
-    let plain = Dist::get(name)?;
-    let content_type = content_type(plain.metadata.mimetype());
-    let packed = takes_gzip(request)
-        .then(|| Dist::get(&format!("{name}.gz")))
-        .flatten();
-    let tag = EntityTag::new_strong(tag_of(packed.as_ref().unwrap_or(&plain)));
-
-    let mut response = guarded(if is_known(request, &tag) {
-        StatusCode::NOT_MODIFIED
-    } else {
-        StatusCode::OK
-    });
-    response
-        .insert_header((header::CACHE_CONTROL, cache_control(caching)))
-        .insert_header((header::VARY, "accept-encoding"))
-        .insert_header(ETag(tag.clone()));
-    if is_known(request, &tag) {
-        return Some(response.finish());
-    }
-    response.content_type(content_type.as_ref());
-    if packed.is_some() {
-        response.insert_header(ContentEncoding::Gzip);
-    }
-    let body = match packed.unwrap_or(plain).data {
-        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        Cow::Owned(bytes) => Bytes::from(bytes),
+    let file = File {
+        plain: Dist::get(name)?,
+        packed: Dist::get(&format!("{name}.gz")),
     };
-    Some(response.body(body))
+    Some(file.answer(request, caching))
+}
+
+/// A file and, if there is one, the same under gzip.
+struct File {
+    plain: EmbeddedFile,
+    packed: Option<EmbeddedFile>,
+}
+
+impl File {
+    fn answer(self, request: &HttpRequest, caching: Caching) -> HttpResponse {
+        let packed = self.packed.filter(|_| takes_gzip(request));
+        let tag = EntityTag::new_strong(tag_of(packed.as_ref().unwrap_or(&self.plain)));
+        let known = is_known(request, &tag);
+        let mut response = guarded(if known {
+            StatusCode::NOT_MODIFIED
+        } else {
+            StatusCode::OK
+        });
+        response
+            .insert_header((header::CACHE_CONTROL, cache_control(caching)))
+            .insert_header((header::VARY, "accept-encoding"))
+            .insert_header(ETag(tag));
+        if known {
+            return response.finish();
+        }
+        response.content_type(content_type(self.plain.metadata.mimetype()).as_ref());
+        if packed.is_some() {
+            response.insert_header(ContentEncoding::Gzip);
+        }
+        response.body(match packed.unwrap_or(self.plain).data {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => Bytes::from(bytes),
+        })
+    }
 }
 
 fn cache_control(caching: Caching) -> &'static str {
@@ -153,7 +164,6 @@ fn takes_gzip(request: &HttpRequest) -> bool {
 }
 
 fn is_known(request: &HttpRequest, tag: &EntityTag) -> bool {
-    debug_assert!(matches!(*request.method(), Method::GET | Method::HEAD));
     match IfNoneMatch::parse(request) {
         Ok(IfNoneMatch::Any) => true,
         Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(tag)),
@@ -174,5 +184,92 @@ fn content_type(mime: &str) -> Cow<'_, str> {
         format!("{mime}; charset=utf-8").into()
     } else {
         mime.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    /// A script, packed or not.
+    fn script(packed: Option<&str>) -> File {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            rust_embed::utils::read_file_from_fs(&path).unwrap()
+        };
+        File {
+            plain: read("a.js", "let a"),
+            packed: packed.map(|text| read("a.js.gz", text)),
+        }
+    }
+
+    fn ask(file: File, headers: &[(&'static str, &str)]) -> HttpResponse {
+        let mut request = TestRequest::default();
+        for (name, value) in headers {
+            request = request.insert_header((*name, *value));
+        }
+        file.answer(&request.to_http_request(), Caching::Forever)
+    }
+
+    fn header<'a>(answer: &'a HttpResponse, name: &str) -> &'a str {
+        let value = answer.headers().get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[actix_web::test]
+    async fn a_file_is_asked_for_once() {
+        let answer = ask(script(None), &[]);
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(
+            header(&answer, "content-type"),
+            "text/javascript; charset=utf-8"
+        );
+        assert!(header(&answer, "cache-control").ends_with("immutable"));
+        let tag = header(&answer, "etag").to_owned();
+        assert_eq!(to_bytes(answer.into_body()).await.unwrap(), "let a");
+
+        for known in [&*tag, &format!("\"x\", W/{tag}"), "*"] {
+            let answer = ask(script(None), &[("if-none-match", known)]);
+            assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
+            assert_eq!(header(&answer, "etag"), tag);
+            assert!(to_bytes(answer.into_body()).await.unwrap().is_empty());
+        }
+        let answer = ask(script(None), &[("if-none-match", "\"x\"")]);
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+
+    #[actix_web::test]
+    async fn gzip_goes_to_those_who_take_it() {
+        for (accepts, packed) in [
+            ("gzip, br", true),
+            ("br;q=1.0, gzip;q=0.5", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("br", false),
+        ] {
+            let answer = ask(script(Some("packed")), &[("accept-encoding", accepts)]);
+            let encoding = if packed { "gzip" } else { "" };
+            assert_eq!(header(&answer, "content-encoding"), encoding, "{accepts}");
+            assert_eq!(header(&answer, "vary"), "accept-encoding");
+            assert_eq!(
+                header(&answer, "content-type"),
+                "text/javascript; charset=utf-8"
+            );
+            let body = if packed { "packed" } else { "let a" };
+            assert_eq!(
+                to_bytes(answer.into_body()).await.unwrap(),
+                body,
+                "{accepts}"
+            );
+        }
+        let answer = ask(script(Some("packed")), &[]);
+        assert_eq!(header(&answer, "content-encoding"), "");
+        let answer = ask(script(None), &[("accept-encoding", "gzip")]);
+        assert_eq!(header(&answer, "content-encoding"), "");
     }
 }

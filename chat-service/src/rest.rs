@@ -19,8 +19,8 @@ use utoipa::OpenApi as _;
 
 use crate::rooms::Made;
 
-/// Adds the paths. Mount the history service's before: it answers `GET` of `/v1/rooms/{id}/messages` alone. Expects `web::Data` of [`Rooms`](crate::rooms::Rooms), [`Messages`](crate::messages::Messages) and
-/// [`backend::Backends`].
+/// Adds the paths. Expects `web::Data` of [`Rooms`](crate::rooms::Rooms), [`Messages`](crate::messages::Messages) and
+/// [`backend::Backends`]. The history service's paths go before: of `/v1/rooms/{id}/messages` they take `GET` alone.
 pub fn configure(config: &mut ServiceConfig) {
     config
         .service(resource("/v1/rooms").get(rooms::list).post(rooms::create))

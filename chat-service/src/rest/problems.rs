@@ -1,4 +1,5 @@
 //! The refusals that some paths have beside those that all have ([`rest::openapi::Refused`]), for the description.
+#![expect(dead_code, reason = "these are described, never made")]
 
 use rest::Problem;
 use utoipa::IntoResponses;
