@@ -95,7 +95,7 @@ test("messages written without a server are sent after a reload, each once, by t
   await alice.leave();
 });
 
-test("what the server refuses can be discarded", async () => {
+test("what the server refuses for good is shown, and can be tried again or discarded", async () => {
   const alice = await Person.at(browser, server, "alice");
   await alice.enter("gate");
   await alice.say("hello");
@@ -103,5 +103,33 @@ test("what the server refuses can be discarded", async () => {
   await alice.composer.fill("x".repeat(20_000));
   await alice.composer.press("Enter");
   await alice.page.getByText("the server takes up to").waitFor();
+
+  // A page that did not check would have left this behind.
+  await alice.page.evaluate(() => {
+    const id = "0198c0de-0000-7000-8000-000000000001";
+    const act = { type: "send", id, room: "gate", text: `too long ${"x".repeat(20_000)}` };
+    localStorage.setItem(`darda:outbox:alice:${id}`, JSON.stringify(act));
+  });
+  await alice.page.reload();
+  await alice.hasStatus("too long", "failed");
+  await alice.row("too long").getByRole("button", { name: "Try again" }).click();
+  await alice.hasStatus("too long", "failed");
+  await alice.row("too long").getByRole("button", { name: "Discard" }).click();
+  await alice.row("too long").waitFor({ state: "detached" });
+  await alice.composer.fill("");
+  await alice.say("goodbye");
+  await alice.hasStatus("goodbye", "sent");
+  await alice.page.reload();
+  await alice.sees("goodbye");
+  expect(await alice.texts()).toEqual(["hello", "goodbye"]);
+  await alice.leave();
+});
+
+test("what is being written survives a reload", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.enter("desk");
+  await alice.composer.pressSequentially("half a thought");
+  await alice.page.reload();
+  await expect.poll(() => alice.composer.inputValue()).toBe("half a thought");
   await alice.leave();
 });

@@ -39,7 +39,7 @@ export class Room {
   readTo: number;
   private base: number;
   opened = false;
-  draft = "";
+  private readonly draftKey: string;
   private readonly pending = new Map<string, Pending>();
   private readonly cursors = new Map<string, { received: number; read: number }>();
 
@@ -52,8 +52,18 @@ export class Room {
     this.unread = signal(entry.unread);
     this.last = signal<Message | null>(entry.last);
     this.readTo = entry.read;
+    this.draftKey = `darda:draft:${me}:${id}`;
     this.base = entry.room.head;
     if (entry.room.with) this.meet([entry.room.with]);
+  }
+
+  /** What is written and not sent; it outlives a reload of the tab. */
+  get draft(): string {
+    return sessionStorage.getItem(this.draftKey) ?? "";
+  }
+  set draft(text: string) {
+    if (text) sessionStorage.setItem(this.draftKey, text);
+    else sessionStorage.removeItem(this.draftKey);
   }
 
   /** Takes the room's next event. */

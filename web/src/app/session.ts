@@ -12,6 +12,7 @@ import { Room } from "./room";
 const PAGE = 100;
 const OLDER_PAGE = 200;
 const CATCH_UP_MAX = 200;
+const ONLINE_LISTED_MAX = 200;
 const TYPING_SHOWN_MS = 6_000;
 const TYPING_SENT_EVERY_MS = 3_000;
 
@@ -71,13 +72,14 @@ export class Session {
 
   /** Shows a room, joining or making it when needed. */
   async open(id: string, seq?: number): Promise<void> {
+    const entering = this.currentId.value !== id || !this.rooms.value.get(id)?.opened;
     this.currentId.value = id;
     this.wanted = seq;
     const room = this.rooms.value.get(id) ?? (this.ready.value ? await this.enter(id) : null);
     if (!room || this.currentId.value !== id) return;
+    if (entering) room.newAfter.value = room.unread.value > 0 ? room.readTo : null;
     if (!room.opened) {
       room.opened = true;
-      room.newAfter.value = room.unread.value > 0 ? room.readTo : null;
       void this.loadMembers(room);
     }
     if (seq !== undefined) await this.jumpTo(room, seq);
@@ -367,10 +369,13 @@ export class Session {
   }
 
   private online(id: string, users: readonly string[], members: number | undefined): void {
+    const room = this.rooms.value.get(id);
     const presence = new Map(this.presence.value);
+    // The list is complete unless it is full; who left while we were away is no longer in it.
+    if (room && users.length < ONLINE_LISTED_MAX)
+      for (const user of room.people.value) if (presence.has(user)) presence.set(user, "offline");
     for (const user of users) presence.set(user, "online");
     this.presence.value = presence;
-    const room = this.rooms.value.get(id);
     if (!room) return;
     room.meet(users);
     if (members !== undefined) room.info.value = { ...room.info.value, members };

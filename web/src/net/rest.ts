@@ -1,4 +1,3 @@
-import type { PresenceStatus } from "../engine/frames";
 import type { Message } from "../timeline/timeline";
 
 export interface RoomInfo {
@@ -91,10 +90,6 @@ export class Rest {
   search(q: string, room: string | undefined, cursor?: string): Promise<Page<Found>> {
     return this.call("GET", "/v1/search", { query: { q, room, cursor, limit: 30 } });
   }
-  presence(users: string[]): Promise<{ items: { user: string; status: PresenceStatus }[] }> {
-    return this.call("GET", "/v1/presence", { query: { users: users.join(",") } });
-  }
-
   private async call<T>(
     method: string,
     path: string,

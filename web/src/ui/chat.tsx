@@ -1,5 +1,5 @@
 import { useSignal, useSignalEffect } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import type { Session } from "../app/session";
 import { Connection } from "./connection";
 import { Icon } from "./icons";
@@ -9,12 +9,28 @@ import { goTo, parseRoute } from "./routes";
 import { SearchPanel } from "./search-panel";
 import { Sidebar } from "./sidebar";
 
+const PHONE = matchMedia("(max-width: 760px)");
+
 export type Panel = "search" | "members" | null;
 
 /** The whole page once somebody is signed in: rooms, the open room, and one panel beside it. */
 export function Chat({ session, onSignOut }: { session: Session; onSignOut: () => void }) {
   const drawer = useSignal(!parseRoute(location.hash));
   const panel = useSignal<Panel>(null);
+  const phone = useSignal(PHONE.matches);
+  const shut = () => {
+    const was = panel.value;
+    panel.value = null;
+    document.getElementById(`toggle-${was}`)?.focus();
+  };
+  const wasOpen = useRef(false);
+  const covered = phone.value && drawer.value;
+  useEffect(() => {
+    // Closing the drawer by hand gives the focus back to what opened it; opening a room moves it there.
+    if (wasOpen.current && !covered && document.activeElement === document.body)
+      document.getElementById("show-rooms")?.focus();
+    wasOpen.current = covered;
+  }, [covered]);
 
   useEffect(() => {
     const follow = () => {
@@ -28,14 +44,17 @@ export function Chat({ session, onSignOut }: { session: Session; onSignOut: () =
         e.preventDefault();
         panel.value = "search";
       } else if (e.key === "Escape" && !e.defaultPrevented) {
-        if (panel.value) panel.value = null;
+        if (panel.value) shut();
         else if (session.currentId.value) drawer.value = false;
       }
     };
+    const resized = () => (phone.value = PHONE.matches);
     follow();
+    PHONE.addEventListener("change", resized);
     window.addEventListener("hashchange", follow);
     window.addEventListener("keydown", keys);
     return () => {
+      PHONE.removeEventListener("change", resized);
       window.removeEventListener("hashchange", follow);
       window.removeEventListener("keydown", keys);
     };
@@ -62,7 +81,7 @@ export function Chat({ session, onSignOut }: { session: Session; onSignOut: () =
           }}
         />
       )}
-      <main class="main" aria-label={room ? `Room ${room.title.value}` : "No room open"}>
+      <main class="main" inert={covered} aria-label={room ? `Room ${room.title.value}` : "No room open"}>
         <Connection session={session} />
         {room ? (
           <RoomView key={room.id} session={session} room={room} drawer={drawer} panel={panel} />
@@ -70,14 +89,12 @@ export function Chat({ session, onSignOut }: { session: Session; onSignOut: () =
           <Nothing session={session} onMenu={() => (drawer.value = true)} />
         )}
       </main>
-      {panel.value === "search" && (
-        <SearchPanel session={session} room={room} onClose={() => (panel.value = null)} />
-      )}
+      {panel.value === "search" && <SearchPanel session={session} room={room} onClose={shut} />}
       {panel.value === "members" && room && (
         <MembersPanel
           session={session}
           room={room}
-          onClose={() => (panel.value = null)}
+          onClose={shut}
           onDirect={async (user) => goTo(await session.openDirect(user))}
         />
       )}
@@ -92,6 +109,7 @@ function Nothing({ session, onMenu }: { session: Session; onMenu: () => void }) 
       <button
         type="button"
         class="icon-button only-phone nothing-menu"
+        id="show-rooms"
         aria-label="Show rooms"
         onClick={onMenu}
       >

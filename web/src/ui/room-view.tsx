@@ -48,6 +48,7 @@ function Header({ session, room, drawer, panel }: Parameters<typeof RoomView>[0]
       <button
         type="button"
         class="icon-button only-phone"
+        id="show-rooms"
         aria-label="Show rooms"
         aria-expanded={drawer.value}
         onClick={() => (drawer.value = true)}
@@ -77,6 +78,7 @@ function Header({ session, room, drawer, panel }: Parameters<typeof RoomView>[0]
       <button
         type="button"
         class="icon-button"
+        id="toggle-search"
         aria-label="Search"
         title="Search (Ctrl+K)"
         aria-pressed={panel.value === "search"}
@@ -87,6 +89,7 @@ function Header({ session, room, drawer, panel }: Parameters<typeof RoomView>[0]
       <button
         type="button"
         class="icon-button"
+        id="toggle-members"
         aria-label="Members"
         title="Members"
         aria-pressed={panel.value === "members"}

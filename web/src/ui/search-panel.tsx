@@ -117,7 +117,7 @@ export function SearchPanel(props: { session: Session; room: Room | null; onClos
                     {briefTime(found.at, new Date())}
                   </span>
                 </span>
-                <span class="result-line">{found.text}</span>
+                <span class="result-line">{marked(found.text, query.value)}</span>
               </span>
             </a>
           </li>
@@ -130,4 +130,13 @@ export function SearchPanel(props: { session: Session; room: Room | null; onClos
       )}
     </aside>
   );
+}
+
+/** The text with the searched words marked, where they stand as they were typed. */
+function marked(text: string, query: string) {
+  const words = query.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  if (words.length === 0) return text;
+  return text
+    .split(new RegExp(`(${words.join("|")})`, "iu"))
+    .map((piece, i) => (i % 2 ? <mark key={`${i}`}>{piece}</mark> : piece));
 }
