@@ -118,11 +118,12 @@ impl Rooms {
         user: &UserId,
         room: &RoomId,
     ) -> Result<Option<(Room, Option<Member>)>, Refusal> {
-        // Both questions are asked either way, so that the time tells nothing about rooms that are not the user's.
+        // Both questions are asked either way, so that the time tells nothing about rooms that are not the user's. In
+        // this order, whoever makes a room at this moment is not taken for somebody who has yet to join it.
         let directory = &self.backends.directory;
+        let found = directory.room(room).await?;
         let member = directory.member(room, user).await?;
-        let room = directory.room(room).await?;
-        Ok(room.map(|room| (room, member)))
+        Ok(found.map(|room| (room, member)))
     }
 
     /// Creates the public room that was named, or joins it when somebody else was faster.

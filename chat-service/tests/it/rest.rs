@@ -3,8 +3,10 @@
 mod invites;
 mod members;
 mod messages;
+mod outage;
 mod page;
 mod rooms;
+mod sockets;
 mod visibility;
 
 use std::net::{SocketAddr, TcpListener};

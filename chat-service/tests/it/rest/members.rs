@@ -257,3 +257,31 @@ async fn where_names_are_proven_nothing_is_joined_or_made_on_first_use() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_use_from_many_places_at_once_makes_one_room() {
+    use protocol::{Role, RoomId, UserId};
+
+    let server = Server::start().await;
+    let rooms = chat_service::rooms::Rooms::new(server.backends.clone(), true);
+    for n in 0..20 {
+        let id = RoomId::parse(&format!("fresh-{n}")).unwrap();
+        let enter = |user: &str| {
+            let (rooms, id, user) = (rooms.clone(), id.clone(), UserId::parse(user).unwrap());
+            tokio::spawn(async move { rooms.enter(&user, &id).await })
+        };
+        let entered = ["alice", "alice", "bob", "alice", "bob"].map(enter);
+        let mut owners = Vec::new();
+        for entered in entered {
+            let (_, member) = entered.await.unwrap().unwrap();
+            if member.role == Role::Owner {
+                owners.push(member.user);
+            }
+        }
+        owners.dedup();
+        assert_eq!(owners.len(), 1, "{owners:?}");
+        let log = server.log(id.as_str()).await;
+        assert_eq!(log.iter().filter(|line| **line == "room created").count(), 1);
+    }
+    server.stop().await;
+}

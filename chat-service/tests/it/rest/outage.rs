@@ -1,0 +1,119 @@
+//! Rooms while the log is away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backend::log::{Append, Appended, Page};
+use backend::{Error, Log, Result};
+use chat_service::rooms::Rooms;
+use protocol::{Event, Role, RoomId, Seq, Timestamp, UserId};
+
+use super::Server;
+
+/// A log whose appends can be cut off.
+struct Cuttable {
+    log: Arc<dyn Log>,
+    cut: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Log for Cuttable {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        if self.cut.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("cut off"));
+        }
+        self.log.append(append).await
+    }
+    async fn read(&self, room: &RoomId, after: Seq, limit: usize) -> Result<Page> {
+        self.log.read(room, after, limit).await
+    }
+    async fn read_before(&self, room: &RoomId, before: Seq, limit: usize) -> Result<Page> {
+        self.log.read_before(room, before, limit).await
+    }
+    async fn head(&self, room: &RoomId) -> Result<Seq> {
+        self.log.head(room).await
+    }
+    async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>> {
+        self.log.related(room, targets).await
+    }
+    async fn first_at(&self, room: &RoomId, at: Timestamp) -> Result<Seq> {
+        self.log.first_at(room, at).await
+    }
+    async fn unread(&self, room: &RoomId, user: &UserId, after: Seq, most: u64) -> Result<u64> {
+        self.log.unread(room, user, after, most).await
+    }
+    async fn forget(&self, room: &RoomId) -> Result<()> {
+        self.log.forget(room).await
+    }
+}
+
+/// Waits, for ten seconds at most, until something holds.
+async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_hold_and_are_announced_once_the_log_is_back() {
+    let server = Server::start().await;
+    let room = server.room_of_three("private").await;
+    let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
+    let user = |name: &str| UserId::parse(name).unwrap();
+    let cut = Arc::new(AtomicBool::new(true));
+    let mut backends = server.backends.clone();
+    backends.log = Arc::new(Cuttable {
+        log: Arc::clone(&server.backends.log),
+        cut: Arc::clone(&cut),
+    });
+    let rooms = Rooms::new(backends, true);
+    let before = server.log(&room).await;
+
+    rooms
+        .remove_member(&user("owner"), &id, &user("member"))
+        .await
+        .unwrap();
+    rooms
+        .set_role(&user("owner"), &id, &user("admin"), Role::Owner)
+        .await
+        .unwrap();
+    assert!(rooms.member(&user("member"), &id).await.is_err());
+    assert_eq!(server.log(&room).await, before);
+
+    cut.store(false, Ordering::SeqCst);
+    let directory = &server.backends.directory;
+    eventually(async || directory.unannounced(10).await.unwrap().is_empty()).await;
+    let log = server.log(&room).await;
+    assert_eq!(log[before.len()..], ["member removed", "admin role"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_is_deleted_at_once_and_its_log_when_it_can_be() {
+    let server = Server::start().await;
+    let room = server.room_of_three("private").await;
+    let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
+    let owner = UserId::parse("owner").unwrap();
+    let cut = Arc::new(AtomicBool::new(true));
+    let mut backends = server.backends.clone();
+    backends.log = Arc::new(Cuttable {
+        log: Arc::clone(&server.backends.log),
+        cut: Arc::clone(&cut),
+    });
+    let rooms = Rooms::new(backends, true);
+    rooms.delete(&owner, &id).await.unwrap();
+    assert!(rooms.member(&owner, &id).await.is_err());
+    server.get("owner", &room).await.expect_no_room();
+    assert!(!server.log(&room).await.is_empty());
+
+    cut.store(false, Ordering::SeqCst);
+    eventually(async || server.log(&room).await.is_empty()).await;
+    server.stop().await;
+}
