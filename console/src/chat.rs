@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use client::engine::{Act, OutboxState, Saved};
+use client::engine::{Act, OutboxState, Saved, State};
 use client::{Handle, Update, Updates};
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, ServerFrame, SubscribeRoom, UserId};
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ struct Conversation {
     outbox: OutboxFile,
     handle: Handle,
     trouble: Trouble,
+    connected: bool,
     /// Who is online, as far as it is known.
     online: Vec<UserId>,
     /// Whether the room was shown once.
@@ -70,6 +71,7 @@ pub async fn run(account: Account, args: Chat) -> anyhow::Result<()> {
         outbox,
         handle,
         trouble: Trouble::default(),
+        connected: false,
         online: Vec::new(),
         begun: false,
         read: None,
@@ -167,6 +169,9 @@ impl Conversation {
         // On disk first: from here on it survives us.
         self.outbox.add(act.clone())?;
         self.handle.submit(act).await?;
+        if !self.connected {
+            note("kept; it is sent as soon as there is a connection");
+        }
         Ok(Next::GoOn)
     }
 
@@ -176,10 +181,8 @@ impl Conversation {
             Update::Event(event) => self.event(&event)?,
             Update::Outbox { id, state } => self.outbox(id, state)?,
             Update::Signal(frame) => self.signal(frame).await?,
-            Update::Status(_)
-            | Update::Lost { .. }
-            | Update::ResetRoom { .. }
-            | Update::RoomClosed { .. } => {}
+            Update::Status(state) => self.connected = state == State::Online,
+            Update::Lost { .. } | Update::ResetRoom { .. } | Update::RoomClosed { .. } => {}
         }
         Ok(())
     }

@@ -77,6 +77,8 @@ impl Rest {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
+            // The socket takes no detour either; what cannot chat should not seem to work.
+            .proxy(None)
             .user_agent(concat!("darda/", env!("CARGO_PKG_VERSION")))
             .build();
         Self {

@@ -32,7 +32,7 @@ const COMMANDS_MAX: usize = 256;
 const UPDATES_MAX: usize = 1024;
 const BACKLOG_MAX: usize = 4096;
 const FRAMES_OUT_MAX: usize = 1024;
-const FRAMES_IN_MAX: usize = 64;
+const FRAMES_IN_MAX: usize = 16;
 /// How long a server may take to accept a frame.
 const SEND_MAX: Duration = Duration::from_secs(30);
 /// How long saying good-bye may take.
