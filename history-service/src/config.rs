@@ -1,5 +1,6 @@
 //! The variables of history-service, and of everything that opens a family.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use runtime::env::{self, EnvError, Variable};
@@ -34,11 +35,25 @@ impl Config {
     /// # Errors
     /// When one of [`VARIABLES`] is bad.
     pub fn from_env() -> Result<Self, EnvError> {
+        let listen = Listen::from_env()?;
+        check(listen.http_addr)?;
         Ok(Self {
-            listen: Listen::from_env()?,
+            listen,
             storage: Storage::from_env()?,
         })
     }
+}
+
+/// Users are known by the names they give, so nobody from elsewhere is listened to.
+fn check(http: SocketAddr) -> Result<(), EnvError> {
+    if http.ip().is_loopback() {
+        return Ok(());
+    }
+    let reason = format!(
+        "history-service believes every name, so it does not listen on {http}, which others can reach; use a loopback \
+         address, or run standalone, which says how to be told otherwise"
+    );
+    Err(EnvError::new("DARDA_HTTP_ADDR", reason))
 }
 
 /// Which family, and what it needs.

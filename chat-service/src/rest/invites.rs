@@ -18,10 +18,10 @@ use crate::rooms::{InviteTerms, Rooms};
 #[schema(as = NewInvite)]
 pub struct CreateBody {
     /// How many people may use it.
-    #[schema(nullable = false, minimum = 1, maximum = 1000, default = 10)]
+    #[schema(minimum = 1, maximum = 1000, default = 10)]
     max_uses: Option<u32>,
     /// How long, in seconds.
-    #[schema(nullable = false, minimum = 1, maximum = 2_592_000, default = 604_800)]
+    #[schema(minimum = 1, maximum = 2_592_000, default = 604_800)]
     expires_in_secs: Option<u64>,
 }
 

@@ -39,9 +39,10 @@ impl Who {
 pub struct ListQuery {
     /// At most this many.
     #[serde(default)]
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
+    #[param(value_type = Option<u32>, nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: Limit,
     /// `next` of the page before.
+    #[param(nullable = false)]
     cursor: Option<String>,
 }
 

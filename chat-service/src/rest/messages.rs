@@ -18,13 +18,11 @@ use crate::messages::Messages;
 pub struct SendBody {
     /// The sender's id of the message. Sending the same again is safe and is answered with the place of the first.
     id: MessageId,
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, pattern = "\\S")]
     text: String,
     /// The seq of the message this one answers.
-    #[schema(nullable = false)]
     reply_to: Option<Seq>,
     /// Small facts, at most 2 KiB.
-    #[schema(nullable = false)]
     meta: Option<Meta>,
 }
 

@@ -16,6 +16,7 @@ const USERS_MAX: usize = 100;
 #[into_params(parameter_in = Query)]
 pub struct StatusQuery {
     /// User ids with commas between them, at most 100.
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}(,[a-z0-9][a-z0-9._-]{0,63}){0,99}$")]
     users: String,
 }
 

@@ -22,17 +22,20 @@ const SEARCH_CHARS_MAX: usize = 100;
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only rooms of this kind.
+    #[param(nullable = false)]
     kind: Option<rest::RoomKind>,
     /// Only rooms whose id, name or topic contains this, without regard to case.
-    #[param(max_length = 100)]
+    #[param(nullable = false, max_length = 100)]
     q: Option<String>,
     /// Only rooms the caller is a member of; otherwise public rooms too.
+    #[param(nullable = false)]
     mine: Option<bool>,
     /// At most this many.
     #[serde(default)]
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
+    #[param(value_type = Option<u32>, nullable = false, minimum = 1, maximum = 200, default = 50)]
     limit: Limit,
     /// `next` of the page before.
+    #[param(nullable = false)]
     cursor: Option<String>,
 }
 
@@ -74,13 +77,17 @@ pub async fn list(
 #[schema(as = NewRoom)]
 pub struct CreateBody {
     /// A public room may choose its id, unless it looks like a UUID; it is never given out twice.
-    #[schema(nullable = false)]
+    #[schema(
+        value_type = Option<String>,
+        pattern = "^(?!([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$)[a-z0-9][a-z0-9-]{0,63}$"
+    )]
     id: Option<RoomId>,
     /// `public` or `private`.
+    #[schema(value_type = String, pattern = "^(public|private)$")]
     kind: rest::RoomKind,
-    #[schema(nullable = false, max_length = 100)]
+    #[schema(max_length = 100, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     name: Option<String>,
-    #[schema(nullable = false, max_length = 1000)]
+    #[schema(max_length = 1000, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     topic: Option<String>,
 }
 
@@ -140,9 +147,9 @@ pub async fn get(
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = RoomPatch)]
 pub struct PatchBody {
-    #[schema(nullable = false, max_length = 100)]
+    #[schema(max_length = 100, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     name: Option<String>,
-    #[schema(nullable = false, max_length = 1000)]
+    #[schema(max_length = 1000, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     topic: Option<String>,
 }
 

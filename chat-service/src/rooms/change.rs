@@ -205,13 +205,13 @@ impl Rooms {
 
 /// A line for people: no control characters, no white space around it, not too long. Empty takes it away.
 fn check_line(field: &str, text: &str, chars_max: usize) -> Result<String, Refusal> {
-    let text = text.trim();
     if text.chars().any(char::is_control) {
         return Err(Refusal::field(
             field,
             "must be one line without control characters",
         ));
     }
+    let text = text.trim();
     let chars = text.chars().count();
     if chars > chars_max {
         return Err(Refusal::field(
