@@ -77,6 +77,23 @@ fn a_chat_survives_the_death_of_the_server() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_chat_survives_a_restart_of_the_server() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&data);
+    let mut chat =
+        Chat::start(darda(&server.url(), "alice", folder.path()).args(["chat", "general"]));
+    chat.type_line("before");
+    chat.hears("alice: before  ✓");
+    let server = server.terminate().start(&data);
+    chat.type_line("after");
+    let heard = chat.hears("alice: after  ✓");
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!(count(&server.url(), folder.path(), "after"), 1);
+}
+
 #[test]
 fn what_a_killed_console_did_not_send_is_sent_by_the_next() {
     let folder = tempdir().unwrap();

@@ -21,6 +21,7 @@ impl Server {
             .env("DARDA_HTTP_ADDR", address)
             .env("DARDA_ADMIN_ADDR", "127.0.0.1:0")
             .env("DARDA_DATA_DIR", data)
+            .env("DARDA_DRAIN_SECS", "2")
             .env("DARDA_LOG", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -42,6 +43,17 @@ impl Server {
     pub fn kill(mut self) -> Stopped {
         let address = self.address.clone();
         self.end();
+        Stopped { address }
+    }
+
+    /// Asks the process to end and waits until it has.
+    #[cfg(unix)]
+    pub fn terminate(mut self) -> Stopped {
+        let id = self.process.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(status.success());
+        assert!(self.process.wait().unwrap().success());
+        let address = self.address.clone();
         Stopped { address }
     }
 
