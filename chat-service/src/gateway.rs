@@ -85,6 +85,12 @@ async fn shake_hands(hub: Rc<Hub>, (request, framed): Upgrade) -> std::io::Resul
 
 type Refused = (u16, Refusal);
 
+/// Other schemes are for a proxy in front of the server.
+fn is_bearer(authorization: &header::HeaderValue) -> bool {
+    let scheme = authorization.as_bytes().get(..7);
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+}
+
 /// Checks path, origin, the WebSocket headers and, in open mode, a name on the URL.
 fn handshake(process: &Process, request: &Request) -> Result<(String, Option<UserId>), Refused> {
     let refuse = |status, code, text: &str| (status, Refusal::new(code, text));
@@ -104,6 +110,10 @@ fn handshake(process: &Process, request: &Request) -> Result<(String, Option<Use
             let text = "pages of this origin may not open sockets here; see DARDA_ALLOWED_ORIGINS";
             return Err(refuse(403, ErrorCode::Forbidden, text));
         }
+    }
+    if headers.get(header::AUTHORIZATION).is_some_and(is_bearer) {
+        let text = "this server is in open mode and knows no tokens: say `user` in hello";
+        return Err(refuse(401, ErrorCode::Unauthenticated, text));
     }
     verify_handshake(request.head())
         .map_err(|error| refuse(400, ErrorCode::BadRequest, &error.to_string()))?;
