@@ -138,6 +138,8 @@ async fn somebody_who_was_removed_hears_nothing_more() {
         matches!(answer, ServerFrame::Error(ref error) if error.code == ErrorCode::NotFound),
         "{answer:?}"
     );
+    member.0.close().await;
+    admin.0.close().await;
     server.stop().await;
 }
 
@@ -169,6 +171,7 @@ async fn a_deleted_room_says_good_bye() {
         matches!(answer, ServerFrame::Error(ref error) if error.code == ErrorCode::NotFound),
         "{answer:?}"
     );
+    member.0.close().await;
     server.stop().await;
 }
 
@@ -185,5 +188,6 @@ async fn a_new_room_is_noticed_by_those_who_are_in_it() {
     let direct = server.put("alice", "/v1/direct/bob").await.expect(201);
     let direct = RoomId::parse(direct["id"].as_str().unwrap()).unwrap();
     bob.notice(NoticeKind::RoomAdded, &direct).await;
+    bob.0.close().await;
     server.stop().await;
 }
