@@ -281,7 +281,10 @@ async fn first_use_from_many_places_at_once_makes_one_room() {
         owners.dedup();
         assert_eq!(owners.len(), 1, "{owners:?}");
         let log = server.log(id.as_str()).await;
-        assert_eq!(log.iter().filter(|line| **line == "room created").count(), 1);
+        assert_eq!(
+            log.iter().filter(|line| **line == "room created").count(),
+            1
+        );
     }
     server.stop().await;
 }
