@@ -3,6 +3,8 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { defineConfig, type Plugin } from "vite";
 
+const SERVER = "http://127.0.0.1:8080";
+
 /** Two pages: the chat (`/`) and the readable API description (`/docs`). */
 export default defineConfig({
   build: {
@@ -15,8 +17,9 @@ export default defineConfig({
   plugins: [packed()],
   server: {
     proxy: {
-      "/v1": { target: "http://127.0.0.1:8080", ws: true, changeOrigin: true },
-      "/openapi.json": "http://127.0.0.1:8080",
+      // The server answers pages of its own origin only, so the proxy speaks as one.
+      "/v1": { target: SERVER, ws: true, changeOrigin: true, headers: { origin: SERVER } },
+      "/openapi.json": SERVER,
     },
   },
 });

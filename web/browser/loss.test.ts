@@ -1,4 +1,4 @@
-import type { Browser } from "playwright-core";
+import type { Browser, Locator } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { launch, Person, rowIn } from "./people";
 import { Server } from "./server";
@@ -14,7 +14,10 @@ afterAll(async () => {
   await server?.stop();
 });
 
-const AWAY = "Connection lost";
+/** The line that says so, also to a screen reader. */
+function away(person: Person): Locator {
+  return person.page.getByRole("status").filter({ hasText: "Connection lost" });
+}
 
 test("the server is killed and comes back: nothing is lost, doubled or out of order", async () => {
   const alice = await Person.at(browser, server, "alice");
@@ -25,7 +28,7 @@ test("the server is killed and comes back: nothing is lost, doubled or out of or
   await bob.sees("before");
 
   await server.kill();
-  await alice.page.getByText(AWAY).waitFor();
+  await away(alice).waitFor();
   for (const text of ["while away 1", "while away 2", "while away 3"]) await alice.say(text);
   await alice.hasStatus("while away 3", "sending");
   await bob.say("me too");
@@ -34,7 +37,7 @@ test("the server is killed and comes back: nothing is lost, doubled or out of or
   for (const person of [alice, bob])
     for (const text of ["while away 1", "while away 2", "while away 3", "me too"]) await person.sees(text);
   await alice.hasStatus("while away 3", "seen");
-  await alice.page.getByText(AWAY).waitFor({ state: "detached" });
+  await away(alice).waitFor({ state: "detached" });
   const stored = await server.texts("alice", "harbour");
   expect(stored.filter((t) => t.startsWith("while"))).toEqual([
     "while away 1",
@@ -54,7 +57,7 @@ test("unsent messages survive the tab", async () => {
   await alice.say("kept 0");
   await alice.hasStatus("kept 0", "sent");
   await server.kill();
-  await alice.page.getByText(AWAY).waitFor();
+  await away(alice).waitFor();
   await alice.say("kept 1");
   await alice.say("kept 2");
   await alice.hasStatus("kept 2", "sending");
@@ -73,7 +76,7 @@ test("messages written without a server are sent after a reload, each once, by t
   await alice.say("first");
   await alice.hasStatus("first", "sent");
   await server.kill();
-  await alice.page.getByText(AWAY).waitFor();
+  await away(alice).waitFor();
   await alice.say("second");
   await alice.say("third");
   await alice.hasStatus("third", "sending");
@@ -92,6 +95,23 @@ test("messages written without a server are sent after a reload, each once, by t
   expect(
     await alice.page.evaluate(() => Object.keys(localStorage).filter((k) => k.includes("outbox"))),
   ).toEqual([]);
+  await alice.leave();
+});
+
+test("what a closed tab left behind is sent by another one", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.enter("relay");
+  const other = await alice.tab("relay");
+  await alice.say("hello");
+  await rowIn(other, "hello").waitFor();
+  await server.kill();
+  await away(alice).waitFor();
+  await alice.say("left behind");
+  await alice.hasStatus("left behind", "sending");
+  await alice.page.close();
+  await server.start();
+  await rowIn(other, "left behind").waitFor();
+  expect(await server.texts("alice", "relay")).toEqual(["hello", "left behind"]);
   await alice.leave();
 });
 

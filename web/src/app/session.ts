@@ -126,6 +126,7 @@ export class Session {
     });
     this.typingSentAt = 0;
     room.wrote.value += 1;
+    room.newAfter.value = null;
   }
   edit(room: Room, seq: number, text: string): void {
     this.submit({ type: "edit", id: this.newId(), room: room.id, seq, text });
@@ -255,6 +256,16 @@ export class Session {
     this.link.step({ type: "submit", act });
   }
 
+  /** Sends what a tab left behind that was closed meanwhile. One that is still open sends it too, which is harmless. */
+  private adoptDrafts(): void {
+    for (const act of this.drafts.load()) {
+      if (this.unsettled.has(act.id)) continue;
+      this.unsettled.set(act.id, { act });
+      this.rooms.value.get(act.room ?? "")?.submitted(act, timeOf(act.id));
+      this.link.step({ type: "submit", act });
+    }
+  }
+
   /** Nothing is left to be done about this act. */
   private settle(id: string): void {
     this.unsettled.delete(id);
@@ -332,14 +343,20 @@ export class Session {
     switch (frame.type) {
       case "welcome":
         this.textBytes = frame.limits.text_bytes ?? this.textBytes;
+        this.adoptDrafts();
         void this.loadInbox();
         return;
       case "subscribed":
         this.online(frame.room, frame.online ?? [], frame.members);
         return;
-      case "receipt":
-        this.rooms.value.get(frame.room)?.receipt(frame.user, frame.received, frame.read);
+      case "receipt": {
+        const room = this.rooms.value.get(frame.room);
+        room?.receipt(frame.user, frame.received, frame.read);
+        // Read in another tab or on another device.
+        if (room && frame.user === this.user && frame.read >= (room.last.value?.seq ?? 0))
+          room.unread.value = 0;
         return;
+      }
       case "presence":
         this.presence.value = new Map(this.presence.value).set(frame.user, frame.status);
         return;

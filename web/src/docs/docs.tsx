@@ -135,7 +135,7 @@ function OperationCard({ listed }: { listed: Listed }) {
         <Method name={method} />
         <code>{path}</code>
       </h3>
-      {operation.summary && <p class="summary">{operation.summary}</p>}
+      {operation.summary && <p class="summary">{inline(operation.summary)}</p>}
       <Prose text={operation.description} />
       {(operation.parameters?.length ?? 0) > 0 && <Parameters list={operation.parameters ?? []} />}
       {body && (
@@ -151,7 +151,7 @@ function OperationCard({ listed }: { listed: Listed }) {
           <li key={status}>
             <span class={`code code-${status[0]}`}>{status}</span>
             <div>
-              {answer.description}
+              {inline(answer.description ?? "")}
               <Content content={answer.content} />
             </div>
           </li>
@@ -186,7 +186,7 @@ function Parameters({ list }: { list: Parameter[] }) {
               <td>
                 <Type schema={p.schema} />
               </td>
-              <td>{[p.description, boundsOf(p.schema)].filter(Boolean).join(" · ")}</td>
+              <td>{inline([p.description, boundsOf(p.schema)].filter(Boolean).join(" · "))}</td>
             </tr>
           ))}
         </tbody>
@@ -272,7 +272,7 @@ function Shape({ schema }: { schema: Schema }) {
               <td>
                 <Type schema={field} />
               </td>
-              <td>{[field.description, boundsOf(field)].filter(Boolean).join(" · ")}</td>
+              <td>{inline([field.description, boundsOf(field)].filter(Boolean).join(" · "))}</td>
             </tr>
           ))}
         </tbody>
@@ -300,17 +300,16 @@ function Prose({ text }: { text?: string | undefined }) {
     <>
       {text.split(/\n\s*\n/).map((paragraph, i) => (
         <p key={i} class="prose">
-          {paragraph
-            .split(/(`[^`]+`)/)
-            .map((piece, j) =>
-              piece.length > 2 && piece.startsWith("`") && piece.endsWith("`") ? (
-                <code key={j}>{piece.slice(1, -1)}</code>
-              ) : (
-                piece
-              ),
-            )}
+          {inline(paragraph)}
         </p>
       ))}
     </>
   );
+}
+
+/** Text in which pieces between backticks are code. */
+function inline(text: string) {
+  return text
+    .split(/(`[^`]+`)/)
+    .map((piece, i) => (i % 2 ? <code key={`${i}`}>{piece.slice(1, -1)}</code> : piece));
 }

@@ -20,6 +20,7 @@ export interface Config {
   heads_grace_ms: number;
   /** How long a `received` cursor waits for more events to confirm with it. */
   received_delay_ms: number;
+  /** Events in one `fetch`; fewer if the server allows fewer. */
   fetch_limit: number;
   /** An act that was refused this often with `internal` is given back. */
   internal_max: number;

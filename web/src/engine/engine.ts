@@ -26,9 +26,10 @@ export class Engine {
   private readonly outbox: Outbox;
   private readonly rooms = new Map<string, Room>();
   private user: string | undefined;
-  private limits: Pick<Limits, "frame_bytes" | "subscribe_rooms"> = {
+  private limits: Pick<Limits, "frame_bytes" | "subscribe_rooms" | "fetch_events"> = {
     frame_bytes: 65_536,
     subscribe_rooms: 200,
+    fetch_events: 200,
   };
   /** Counts the `ref`s of requests. */
   private requests = 0;
@@ -188,7 +189,8 @@ export class Engine {
 
   private context(conn: number, turn: Turn): Context {
     const { user, outbox } = this;
-    return { turn, conn, user, outbox, nextRef: () => this.nextRef() };
+    const fetchLimit = Math.max(1, Math.min(this.config.fetch_limit, this.limits.fetch_events));
+    return { turn, conn, user, outbox, fetchLimit, nextRef: () => this.nextRef() };
   }
 
   private nextRef(): string {
@@ -216,7 +218,7 @@ export class Engine {
       return;
     }
     const meant = this.sorted().filter(
-      (room) => (error.room === undefined || error.room === room.id) && room.waitsFor(error.ref),
+      (room) => (error.room === undefined || error.room === room.id) && room.isAbout(error.ref),
     );
     for (const room of meant) {
       if (isRetryable(error.code)) room.tryLater(askedWait(error), error.ref, turn);

@@ -9,8 +9,8 @@ type Phase =
   | { name: "none" }
   | { name: "asked"; ref: string; deadline: number }
   | { name: "retry"; at: number }
-  /** Answered: for a subscription, events flow. */
-  | { name: "live" };
+  /** A subscription whose events flow. */
+  | { name: "live"; ref: string };
 
 /** A question to the server. */
 class Request {
@@ -24,6 +24,11 @@ class Request {
 
   waitsFor(ref: string | undefined): boolean {
     return this.phase.name === "asked" && this.phase.ref === ref;
+  }
+
+  /** Whether a refusal of `ref` is about this. The server can refuse a subscription that it has confirmed. */
+  isAbout(ref: string | undefined): boolean {
+    return (this.phase.name === "asked" || this.phase.name === "live") && this.phase.ref === ref;
   }
 
   tryLater(wait: number, turn: Turn): void {
@@ -44,6 +49,8 @@ export interface Context {
   readonly conn: number;
   readonly user: string | undefined;
   readonly outbox: Outbox;
+  /** How many events one `fetch` may ask for. */
+  readonly fetchLimit: number;
   nextRef(): string;
 }
 
@@ -102,18 +109,20 @@ export class Room {
     return this.asked === null ? { room: this.id } : { room: this.id, after: this.asked };
   }
 
-  waitsFor(ref: string | undefined): boolean {
-    return this.subscription.waitsFor(ref) || this.fetch.waitsFor(ref);
+  /** Whether a refusal of `ref` concerns this room. */
+  isAbout(ref: string | undefined): boolean {
+    return this.subscription.isAbout(ref) || this.fetch.isAbout(ref);
   }
 
   /** Request `ref` was refused for now. */
   tryLater(wait: number, ref: string | undefined, turn: Turn): void {
-    (this.subscription.waitsFor(ref) ? this.subscription : this.fetch).tryLater(wait, turn);
+    (this.subscription.isAbout(ref) ? this.subscription : this.fetch).tryLater(wait, turn);
   }
 
   subscribed(answer: Extract<ServerFrame, { type: "subscribed" }>, context: Context): void {
-    if (!this.subscription.waitsFor(answer.ref)) return;
-    this.subscription.reset({ name: "live" });
+    const { ref } = answer;
+    if (ref === undefined || !this.subscription.waitsFor(ref)) return;
+    this.subscription.reset({ name: "live", ref });
     const asked = this.asked ?? answer.after;
     const { turn } = context;
     if (answer.head < asked || answer.after < asked) {
@@ -231,11 +240,10 @@ export class Room {
     if (this.fetch.phase.name === "none") this.ask(context);
   }
 
-  private ask({ turn, conn, nextRef }: Context): void {
+  private ask({ turn, conn, nextRef, fetchLimit }: Context): void {
     const ref = nextRef();
     this.fetch.phase = { name: "asked", ref, deadline: turn.now + turn.config.request_timeout_ms };
-    const limit = turn.config.fetch_limit;
-    turn.send(conn, { type: "fetch", ref, room: this.id, after: this.position ?? 0, limit });
+    turn.send(conn, { type: "fetch", ref, room: this.id, after: this.position ?? 0, limit: fetchLimit });
   }
 
   private confirmLater(turn: Turn): void {

@@ -24,7 +24,7 @@ const STATUS: Record<DeliveryStatus, { icon: IconName; label: string }> = {
   sending: { icon: "clock", label: "Sending" },
   sent: { icon: "check", label: "Sent" },
   delivered: { icon: "checks", label: "Delivered" },
-  seen: { icon: "checks", label: "Seen" },
+  seen: { icon: "check", label: "Seen" },
   failed: { icon: "alert", label: "Not sent" },
 };
 
