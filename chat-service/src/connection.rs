@@ -182,14 +182,15 @@ impl Connection {
     /// called when a blocked socket took everything that waited.
     pub async fn run(
         &self,
-        first: &mut [u8],
+        mut first: Vec<u8>,
         limit: usize,
         buffer: &RefCell<Box<[u8]>>,
         mut message: impl FnMut(&websocket::Incoming<'_>),
         written: impl Fn(),
     ) {
         let mut decoder = Decoder::default();
-        self.decode(&mut decoder, first, limit, &mut message);
+        self.decode(&mut decoder, &mut first, limit, &mut message);
+        drop(first);
         loop {
             match std::future::poll_fn(|cx| self.poll(cx, &written)).await {
                 Event::Broken => return,

@@ -49,7 +49,10 @@ pub async fn upgrade(hub: Rc<Hub>, upgrade: Upgrade) -> Result<(), actix_web::Er
 
 async fn shake_hands(hub: Rc<Hub>, (request, framed): Upgrade) -> std::io::Result<()> {
     let parts = framed.into_parts();
-    let (mut stream, mut first) = (parts.io, parts.read_buf);
+    let mut stream = parts.io;
+    // Almost always empty; the buffer it came in is large and must not live as long as the connection.
+    let first = parts.read_buf.to_vec();
+    drop(parts.read_buf);
     match handshake(&hub.process, &request) {
         Ok((accept, user)) => {
             let head = format!(
@@ -59,7 +62,7 @@ async fn shake_hands(hub: Rc<Hub>, (request, framed): Upgrade) -> std::io::Resul
             stream.write_all(head.as_bytes()).await?;
             hub.start();
             // The future of the HTTP connection is large; it ends here.
-            actix_rt::spawn(async move { serve(&hub, stream, &mut first, user).await });
+            actix_rt::spawn(async move { serve(&hub, stream, first, user).await });
         }
         Err((status, refusal)) => {
             hub.process.metrics.refused(refusal.code);
@@ -133,7 +136,7 @@ fn handshake(process: &Process, request: &Request) -> Result<(String, Option<Use
     Ok((key, user))
 }
 
-async fn serve(hub: &Rc<Hub>, stream: TcpStream, first: &mut [u8], user: Option<UserId>) {
+async fn serve(hub: &Rc<Hub>, stream: TcpStream, first: Vec<u8>, user: Option<UserId>) {
     let connection = Connection::new(stream);
     hub.add(&connection);
     if let Some(user) = user {

@@ -1,5 +1,13 @@
 //! Which pages may talk to this server (RFC 6454).
 
+use actix_web::Error;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::HOST;
+use actix_web::middleware::Next;
+use protocol::ErrorCode;
+use rest::Refusal;
+
 /// The origins that may.
 #[derive(Clone, Debug)]
 pub struct Origins(Vec<String>);
@@ -30,6 +38,40 @@ impl Origins {
             return false;
         };
         is_loopback(page) && host.is_some_and(|host| host.eq_ignore_ascii_case(page))
+    }
+
+    /// Whether a server on a loopback address should answer a request for `host`. A page under a hostile name that was
+    /// made to point here sends that name, and its requests carry no origin because they seem to be its own.
+    fn knows(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        is_loopback(&host)
+            || self.0.iter().any(|origin| {
+                origin
+                    .split_once("://")
+                    .is_some_and(|(_, listed)| listed == host)
+            })
+    }
+
+    /// The middleware of a server that only this machine can reach: refuses requests for other machines' names.
+    ///
+    /// # Errors
+    /// Those of inner services.
+    pub async fn guard<B: MessageBody + 'static>(
+        self,
+        request: ServiceRequest,
+        next: Next<B>,
+    ) -> Result<ServiceResponse<B>, Error> {
+        let host = request.headers().get(HOST);
+        let known = host
+            .map(|host| host.to_str().is_ok_and(|host| self.knows(host)))
+            // HTTP/1.0 without a name cannot come from a page.
+            .unwrap_or(true);
+        if known {
+            return next.call(request).await;
+        }
+        let text =
+            "this server answers to localhost, 127.0.0.1 and the hosts of DARDA_ALLOWED_ORIGINS";
+        Err(Refusal::new(ErrorCode::Forbidden, text).into())
     }
 }
 
@@ -67,5 +109,14 @@ mod tests {
             assert_eq!(origins.allow(origin, Some(host)), may, "{origin} at {host}");
         }
         assert!(!origins.allow("http://localhost:1", None));
+        for (host, known) in [
+            ("localhost:8080", true),
+            ("127.0.0.1", true),
+            ("[::1]:80", true),
+            ("chat.example.org", true),
+            ("evil.example:8080", false),
+        ] {
+            assert_eq!(origins.knows(host), known, "{host}");
+        }
     }
 }

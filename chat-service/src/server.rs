@@ -11,7 +11,7 @@ use actix_server::Server;
 use actix_service::{fn_service, map_config};
 use actix_web::App;
 use actix_web::dev::AppConfig;
-use actix_web::middleware::from_fn;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{Data, ServiceConfig};
 use anyhow::Context as _;
 use backend::Backends;
@@ -68,6 +68,7 @@ pub async fn run(
     let announcer = tokio::spawn(async move { leftovers.announce_leftovers().await });
     prepare(&listener).context("cannot set up the listening socket")?;
 
+    let is_local = listener.local_addr()?.ip().is_loopback();
     let workers = app.config.workers();
     let numbers = Arc::new(AtomicUsize::new(0));
     let (readiness, more) = (service.readiness.clone(), service.more);
@@ -90,6 +91,10 @@ pub async fn run(
                 .configure(|paths| more(paths, &shared.backends))
                 .configure(api::configure)
                 .configure(page::configure)
+                .wrap(Condition::new(is_local, {
+                    let origins = shared.origins.clone();
+                    from_fn(move |request, next| origins.clone().guard(request, next))
+                }))
                 .wrap(from_fn(rest::observe));
             HttpService::build()
                 .keep_alive(KeepAlive::Timeout(Duration::from_secs(60)))
