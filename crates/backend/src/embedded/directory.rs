@@ -21,6 +21,8 @@ pub(super) struct SqliteDirectory {
     pub writer: Writer,
     pub readers: Readers,
     pub shared: Arc<Shared>,
+    /// Ends the threads when the last port is dropped.
+    pub _guard: Arc<super::Guard>,
 }
 
 /// What a change answers, and what it means for the cache.

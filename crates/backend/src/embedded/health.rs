@@ -1,37 +1,29 @@
 //! The family's state, and its end.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Shared;
 use super::readers::Readers;
-use super::schema::Folder;
 use super::writer::Writer;
+use super::{Guard, Shared};
 use crate::{Dependency, Error, Health};
 
 /// How long a sign of life may take.
 const PATIENCE: Duration = Duration::from_millis(900);
 
 pub(super) struct Family {
-    /// Given back when all files are closed.
-    folder: Mutex<Option<Folder>>,
-    writer: Writer,
-    readers: Readers,
-    shared: Arc<Shared>,
+    pub writer: Writer,
+    pub readers: [Readers; 2],
+    pub index: Mutex<Option<JoinHandle<()>>>,
+    pub guard: Arc<Guard>,
+    pub shared: Arc<Shared>,
 }
 
 impl Family {
-    pub fn new(folder: Folder, writer: Writer, readers: Readers, shared: Arc<Shared>) -> Self {
-        Self {
-            folder: Mutex::new(Some(folder)),
-            writer,
-            readers,
-            shared,
-        }
-    }
-
     /// After trouble a real write shows whether it is over; else an empty transaction will do.
     async fn database_trouble(&self) -> Option<String> {
         let troubled = self.shared.trouble().is_some();
@@ -60,21 +52,37 @@ impl Family {
 #[async_trait]
 impl Health for Family {
     async fn check(&self) -> Vec<Dependency> {
-        vec![Dependency {
-            name: "database",
-            trouble: self.database_trouble().await,
-        }]
+        vec![
+            Dependency {
+                name: "database",
+                trouble: self.database_trouble().await,
+            },
+            Dependency {
+                name: "search",
+                trouble: self.shared.index.trouble(),
+            },
+        ]
     }
 
     async fn close(&self) {
-        self.writer.close().await;
+        // First the readers, so that the writer is the last to close the database and can tidy it up.
+        self.shared.closed.store(true, Ordering::Release);
         self.shared.progress.stop();
         let readers = self.readers.clone();
-        // A panic in there leaves nothing to wait for.
-        let _ = tokio::task::spawn_blocking(move || readers.close()).await;
-        self.folder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let index = lock(&self.index).take();
+        let threads = move || {
+            readers.iter().for_each(Readers::close);
+            // The thread lets no panic out that anybody could do something about.
+            index.map(JoinHandle::join)
+        };
+        if tokio::task::spawn_blocking(threads).await.is_err() {
+            tracing::error!("a defect stopped the end of the readers");
+        }
+        self.writer.close().await;
+        self.guard.release();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

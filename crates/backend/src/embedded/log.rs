@@ -22,6 +22,8 @@ pub(super) struct SqliteLog {
     pub writer: Writer,
     pub readers: Readers,
     pub shared: Arc<Shared>,
+    /// Ends the threads when the last port is dropped.
+    pub _guard: Arc<super::Guard>,
 }
 
 #[async_trait]
@@ -198,7 +200,9 @@ fn events(
     sql: &str,
     params: impl Params,
 ) -> Result<Vec<Arc<Event>>> {
-    let Reader { connection, names } = reader;
+    let Reader {
+        connection, names, ..
+    } = reader;
     let mut statement = connection.prepare_cached(sql)?;
     let mut found = statement.query(params)?;
     let mut events = Vec::new();

@@ -17,10 +17,54 @@ use crate::{Error, Result};
 /// Reads that may wait.
 const QUEUE_MAX: usize = 4096;
 
-/// One thread's view of the database.
+/// One thread's view of the data.
 pub(super) struct Reader {
     pub connection: Connection,
     pub names: Names,
+    index: Option<(u64, Connection)>,
+    files: Arc<Files>,
+}
+
+/// Where a reader reads.
+struct Files {
+    log: PathBuf,
+    index: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    fn open(files: &Arc<Files>) -> Result<Self> {
+        Ok(Self {
+            connection: schema::reader(&files.log)?,
+            names: Names::default(),
+            index: None,
+            files: Arc::clone(files),
+        })
+    }
+
+    /// Asks the search index. Trouble there is no trouble of the log: the index is made anew, meanwhile searches are
+    /// unavailable.
+    pub fn ask_index<T>(&mut self, ask: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let asked = self.index().and_then(ask);
+        asked.map_err(|error| {
+            if matches!(error, Error::Corrupt(_)) {
+                self.files.shared.progress.broken();
+                self.files.shared.index.set_trouble(Some(error.to_string()));
+            }
+            self.index = None;
+            Error::unavailable(format!("the search index: {error}"))
+        })
+    }
+
+    fn index(&mut self) -> Result<&Connection> {
+        let file = self.files.shared.index.file();
+        let kept = self.index.take().filter(|(opened, _)| *opened == file);
+        let opened = match kept {
+            Some(opened) => opened,
+            None => (file, super::index::reader(&self.files.index)?),
+        };
+        Ok(&self.index.insert(opened).1)
+    }
 }
 
 type Job = Box<dyn FnOnce(Result<&mut Reader>) + Send>;
@@ -34,20 +78,31 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub fn start(path: PathBuf, shared: Arc<Shared>) -> Result<Self> {
+    /// Starts `count` threads on the two databases.
+    pub fn start(
+        name: &str,
+        count: usize,
+        log: PathBuf,
+        index: PathBuf,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
+        let files = Arc::new(Files {
+            log,
+            index,
+            shared: Arc::clone(&shared),
+        });
         let (queue, jobs) = sync_channel::<Job>(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
-        let count = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
         let mut threads = Vec::with_capacity(count);
         for no in 0..count {
             let jobs = Arc::clone(&jobs);
-            let path = path.clone();
-            let mut reader = Some(open(&path)?);
+            let files = Arc::clone(&files);
+            let mut reader = Some(Reader::open(&files)?);
             let thread = thread::Builder::new()
-                .name(format!("darda-reader-{no}"))
+                .name(format!("darda-{name}-{no}"))
                 .spawn(move || {
                     while let Some(job) = next(&jobs) {
-                        run(&mut reader, &path, job);
+                        run(&mut reader, &files, job);
                     }
                 })
                 .map_err(|e| Error::unavailable(format!("no thread for a reader: {e}")))?;
@@ -105,13 +160,6 @@ fn gone() -> Error {
     Error::unavailable("the readers have stopped")
 }
 
-fn open(path: &std::path::Path) -> Result<Reader> {
-    Ok(Reader {
-        connection: schema::reader(path)?,
-        names: Names::default(),
-    })
-}
-
 fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
     jobs.lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -120,9 +168,9 @@ fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
 }
 
 /// Runs one job. After a defect the connection is opened anew.
-fn run(reader: &mut Option<Reader>, path: &std::path::Path, job: Job) {
+fn run(reader: &mut Option<Reader>, files: &Arc<Files>, job: Job) {
     if reader.is_none() {
-        match open(path) {
+        match Reader::open(files) {
             Ok(opened) => *reader = Some(opened),
             Err(error) => return job(Err(error)),
         }

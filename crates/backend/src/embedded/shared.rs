@@ -1,6 +1,6 @@
 //! What the threads of the family know together.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,34 @@ pub(super) struct Shared {
     pub heads: Heads,
     pub cache: Cache,
     pub progress: Progress,
+    pub index: IndexState,
     trouble: Mutex<Option<String>>,
+}
+
+/// What searches and the thread of the index tell each other.
+#[derive(Default)]
+pub(super) struct IndexState {
+    /// Counts the files: a connection to an older one is of no use.
+    file: AtomicU64,
+    trouble: Mutex<Option<String>>,
+}
+
+impl IndexState {
+    pub fn file(&self) -> u64 {
+        self.file.load(Ordering::Acquire)
+    }
+
+    pub fn was_replaced(&self) {
+        self.file.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *lock(&self.trouble) = trouble;
+    }
 }
 
 impl Shared {
@@ -52,7 +79,16 @@ struct Log {
     committed: i64,
     /// Somebody waits for the index to get this far.
     wanted: i64,
+    /// A search found the index to be broken.
+    broken: bool,
     stopped: bool,
+}
+
+/// Why [`Progress::wait`] came back.
+pub(super) enum Wake {
+    Behind,
+    Broken,
+    Stopped,
 }
 
 impl Progress {
@@ -86,21 +122,47 @@ impl Progress {
         self.moved.notify_one();
     }
 
+    /// Says that the index cannot be read.
+    pub fn broken(&self) {
+        lock(&self.state).broken = true;
+        self.moved.notify_one();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+
+    /// Blocks for a time, unless it is time to end.
+    pub fn stopped_within(&self, time: Duration) -> bool {
+        let goes_on = |log: &mut Log| !log.stopped;
+        let (log, _) = self
+            .moved
+            .wait_timeout_while(lock(&self.state), time, goes_on)
+            .unwrap_or_else(PoisonError::into_inner);
+        log.stopped
+    }
+
     /// Blocks until the log is beyond `n` and, unless somebody wants them, `rows` events or `linger` have passed.
-    /// Answers false when it is time to end.
-    pub fn wait(&self, n: i64, rows: i64, linger: Duration) -> bool {
-        let log = lock(&self.state);
-        let idle = |log: &mut Log| !log.stopped && log.committed <= n;
+    pub fn wait(&self, n: i64, rows: i64, linger: Duration) -> Wake {
+        let idle = |log: &mut Log| !log.stopped && !log.broken && log.committed <= n;
         let log = self
             .moved
-            .wait_while(log, idle)
+            .wait_while(lock(&self.state), idle)
             .unwrap_or_else(PoisonError::into_inner);
-        let few = |log: &mut Log| !log.stopped && log.wanted <= n && log.committed < n + rows;
-        let (log, _) = self
+        let few = |log: &mut Log| {
+            !log.stopped && !log.broken && log.wanted <= n && log.committed < n + rows
+        };
+        let (mut log, _) = self
             .moved
             .wait_timeout_while(log, linger, few)
             .unwrap_or_else(PoisonError::into_inner);
-        !log.stopped
+        if log.stopped {
+            Wake::Stopped
+        } else if std::mem::take(&mut log.broken) {
+            Wake::Broken
+        } else {
+            Wake::Behind
+        }
     }
 }
 

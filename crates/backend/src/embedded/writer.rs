@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::ledger::Ledger;
-use super::schema;
+use super::schema::{self, Folder};
 use crate::log::{Append, Appended};
 use crate::{Error, Relay, Result};
 
@@ -119,6 +119,7 @@ impl Writer {
         path: PathBuf,
         shared: Arc<Shared>,
         relay: Arc<dyn Relay>,
+        folder: Arc<Folder>,
     ) -> Result<Self> {
         let (queue, commands) = sync_channel(QUEUE_MAX);
         let ledger = Ledger::load(&connection)?;
@@ -130,6 +131,7 @@ impl Writer {
             commands,
             shared: Arc::clone(&shared),
             relay,
+            _folder: folder,
         };
         thread::Builder::new()
             .name("darda-writer".to_owned())
@@ -208,6 +210,8 @@ struct Thread {
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     relay: Arc<dyn Relay>,
+    /// Keeps the folder locked until the last write.
+    _folder: Arc<Folder>,
 }
 
 impl Thread {
@@ -360,6 +364,7 @@ impl Thread {
         self.shared.set_trouble(Some(trouble));
     }
 
+    /// Ends with all files closed and the lock given back.
     fn finish(mut self) {
         self.shared.closed.store(true, Ordering::Release);
         if let Some(connection) = self.connection.take() {
