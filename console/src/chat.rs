@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use client::engine::{Act, OutboxState, Saved, State};
+use client::engine::{Act, OutboxState, Saved};
 use client::{Handle, Update, Updates};
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, ServerFrame, SubscribeRoom, UserId};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::{history, send, text};
 /// Typed messages that may wait for their ack; beyond that no line is read.
 const WAITING_MAX: usize = 500;
 /// How long what was typed last may take to be sent after the end of the input.
-const LEAVING: Duration = Duration::from_secs(5);
+const LEAVING: Duration = Duration::from_secs(10);
 /// Read cursors are gathered for this long.
 const READ_DELAY: Duration = Duration::from_millis(300);
 
@@ -33,7 +33,6 @@ struct Conversation {
     outbox: OutboxFile,
     handle: Handle,
     trouble: Trouble,
-    connected: bool,
     /// Who is online, as far as it is known.
     online: Vec<UserId>,
     /// Whether the room was shown once.
@@ -71,7 +70,6 @@ pub async fn run(account: Account, args: Chat) -> anyhow::Result<()> {
         outbox,
         handle,
         trouble: Trouble::default(),
-        connected: false,
         online: Vec::new(),
         begun: false,
         read: None,
@@ -112,6 +110,9 @@ impl Conversation {
             }
         }
         // What was typed last is still on its way.
+        if self.trouble.is_told() && !self.outbox.waiting().is_empty() {
+            note("waiting a moment for the connection; Ctrl-C leaves at once");
+        }
         let sent = async {
             while !self.outbox.waiting().is_empty() {
                 match updates.next().await {
@@ -169,7 +170,7 @@ impl Conversation {
         // On disk first: from here on it survives us.
         self.outbox.add(act.clone())?;
         self.handle.submit(act).await?;
-        if !self.connected {
+        if self.trouble.is_told() {
             note("kept; it is sent as soon as there is a connection");
         }
         Ok(Next::GoOn)
@@ -181,8 +182,10 @@ impl Conversation {
             Update::Event(event) => self.event(&event)?,
             Update::Outbox { id, state } => self.outbox(id, state)?,
             Update::Signal(frame) => self.signal(frame).await?,
-            Update::Status(state) => self.connected = state == State::Online,
-            Update::Lost { .. } | Update::ResetRoom { .. } | Update::RoomClosed { .. } => {}
+            Update::Status(_)
+            | Update::Lost { .. }
+            | Update::ResetRoom { .. }
+            | Update::RoomClosed { .. } => {}
         }
         Ok(())
     }

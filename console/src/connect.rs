@@ -46,6 +46,12 @@ pub struct Trouble {
 }
 
 impl Trouble {
+    /// Whether people were told that there is no connection.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// Looks at what is about the connection or the room.
     ///
     /// # Errors
