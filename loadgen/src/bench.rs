@@ -119,8 +119,14 @@ pub fn run(options: &Options) -> Result<bool> {
             eprintln!("        {part:?} failed: {error:#}");
             bench.trouble.push(format!("{part:?} failed: {error:#}"));
         }
+        // After every part: a run that is stopped keeps what it has.
+        bench.write(&settings, began.elapsed())?;
     }
-    bench.publish(&settings, began.elapsed())
+    println!("{}", bench.write(&settings, began.elapsed())?);
+    for line in &bench.trouble {
+        eprintln!("BROKEN: {line}");
+    }
+    Ok(bench.trouble.is_empty())
 }
 
 impl Bench<'_> {
@@ -531,7 +537,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn publish(self, settings: &Value, took: Duration) -> Result<bool> {
+    /// Writes both files and answers the Markdown.
+    fn write(&self, settings: &Value, took: Duration) -> Result<String> {
         let table = format!(
             "{}\n{}",
             self.headline(settings, took),
@@ -551,11 +558,7 @@ impl Bench<'_> {
         .with_context(|| format!("cannot write {}", self.options.json.display()))?;
         std::fs::write(&self.options.markdown, &table)
             .with_context(|| format!("cannot write {}", self.options.markdown.display()))?;
-        println!("{table}");
-        for line in &self.trouble {
-            eprintln!("BROKEN: {line}");
-        }
-        Ok(self.trouble.is_empty())
+        Ok(table)
     }
 
     fn headline(&self, settings: &Value, took: Duration) -> String {

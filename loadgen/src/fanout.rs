@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::group::{Group, Load, Outcome, Shape};
@@ -23,6 +23,8 @@ pub struct Search {
 pub struct Found {
     pub best: Outcome,
     pub half: Outcome,
+    /// Whether the rate was sustained in the longer run too.
+    pub confirmed: bool,
     /// Every rate tried, with whether it was sustained.
     pub tried: Vec<(f64, bool, f64)>,
 }
@@ -49,53 +51,87 @@ fn shape_json(shape: Shape) -> serde_json::Value {
     json!({"rooms": shape.rooms, "members": shape.members, "senders": shape.senders, "text_bytes": shape.bytes})
 }
 
-/// Doubles the offered rate until it is not sustained, then halves the gap until it is below 6 %, then confirms.
-pub fn search(target: &Target, shape: Shape, pid: Option<u32>, search: Search) -> Result<Found> {
-    let deadline = Instant::now() + search.within;
-    let mut group = Group::join(target, shape, pid)?;
-    let mut tried = Vec::new();
-    let mut attempt = |group: &mut Group, rate: f64, measure: Duration| -> Result<Outcome> {
-        if group.watch.closed > 0 {
-            *group = Group::join(target, shape, pid)?;
-        }
-        group.settle(Duration::from_millis(60))?;
-        let load = Load::Rate {
-            per_sec: rate / shape.members as f64,
-            warm_up: Duration::from_millis(400),
-            measure,
-        };
-        let outcome = group.run(load)?;
-        tried.push((rate, outcome.sustained(search.p99_ms_max), outcome.p99_ms));
-        Ok(outcome)
+/// Doubles the offered rate until it is not sustained, halves the gap until it is below 6 %, then confirms the rate with a
+/// longer run. When time is up, the highest rate that was sustained in a shorter run is the answer.
+pub fn search(target: &Target, shape: Shape, pid: Option<u32>, plan: Search) -> Result<Found> {
+    let deadline = Instant::now() + plan.within;
+    let mut attempts = Attempts {
+        target,
+        shape,
+        pid,
+        plan,
+        group: Group::join(target, shape, pid)?,
+        tried: Vec::new(),
     };
-    let (mut low, mut high) = (0.0, search.first);
-    while attempt(&mut group, high, search.step / 2)?.sustained(search.p99_ms_max) {
+    let (mut low, mut high) = (0.0, plan.first);
+    let mut best: Option<Outcome> = None;
+    while let outcome = attempts.run(high, plan.step / 2)?
+        && outcome.sustained(plan.p99_ms_max)
+    {
+        best = Some(outcome);
         (low, high) = (high, high * 2.0);
     }
-    if low == 0.0 {
+    if best.is_none() {
         low = high / 16.0;
     }
     while high / low > 1.06 && Instant::now() < deadline {
         let middle = (low * high).sqrt();
-        if attempt(&mut group, middle, search.step)?.sustained(search.p99_ms_max) {
-            low = middle;
+        let outcome = attempts.run(middle, plan.step)?;
+        if outcome.sustained(plan.p99_ms_max) {
+            (low, best) = (middle, Some(outcome));
         } else {
             high = middle;
         }
     }
-    let mut best = attempt(&mut group, low, search.confirm)?;
-    // A machine does other things at times: a rate gets a second chance before a lower one is tried.
-    for again in 1..10 {
-        if best.sustained(search.p99_ms_max) {
+    let mut confirmed = false;
+    for again in 1..8 {
+        let outcome = attempts.run(low, plan.confirm)?;
+        confirmed = outcome.sustained(plan.p99_ms_max);
+        if confirmed || best.is_none() {
+            best = Some(outcome);
+        }
+        if confirmed || Instant::now() > deadline {
             break;
         }
+        // A machine does other things at times: a rate gets a second chance before a lower one is tried.
         if again % 2 == 0 {
             low *= 0.93;
         }
-        best = attempt(&mut group, low, search.confirm)?;
     }
-    let half = attempt(&mut group, low / 2.0, search.confirm)?;
-    Ok(Found { best, half, tried })
+    let half = attempts.run(low / 2.0, plan.confirm)?;
+    let best = best.context("no rate was tried")?;
+    Ok(Found {
+        best,
+        half,
+        confirmed,
+        tried: attempts.tried,
+    })
+}
+
+struct Attempts<'a> {
+    target: &'a Target,
+    shape: Shape,
+    pid: Option<u32>,
+    plan: Search,
+    group: Group,
+    tried: Vec<(f64, bool, f64)>,
+}
+
+impl Attempts<'_> {
+    fn run(&mut self, rate: f64, measure: Duration) -> Result<Outcome> {
+        if self.group.watch.closed > 0 {
+            self.group = Group::join(self.target, self.shape, self.pid)?;
+        }
+        self.group.settle(Duration::from_millis(60))?;
+        let outcome = self.group.run(Load::Rate {
+            per_sec: rate / self.shape.members as f64,
+            warm_up: Duration::from_millis(400),
+            measure,
+        })?;
+        let sustained = outcome.sustained(self.plan.p99_ms_max);
+        self.tried.push((rate, sustained, outcome.p99_ms));
+        Ok(outcome)
+    }
 }
 
 impl Found {
@@ -105,7 +141,7 @@ impl Found {
             .iter()
             .map(|(rate, sustained, p99)| json!({"deliveries_per_sec": rate, "sustained": sustained, "p99_ms": p99}))
             .collect();
-        json!({"max": self.best.json(), "half": self.half.json(), "tried": tried})
+        json!({"max": self.best.json(), "confirmed": self.confirmed, "half": self.half.json(), "tried": tried})
     }
 
     pub fn report(&self, shape: Shape) -> Report {

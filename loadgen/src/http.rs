@@ -33,6 +33,9 @@ pub struct Outcome {
     pub faults: Faults,
 }
 
+/// How long after the last request was due answers are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub fn run(target: &Target, plan: &Plan, pid: Option<u32>) -> Result<Outcome> {
     let mut driver = Driver::new(target.addr)?;
     let mut client = Client {
@@ -79,6 +82,13 @@ pub fn run(target: &Target, plan: &Plan, pid: Option<u32>) -> Result<Outcome> {
             0
         };
         driver.turn(Duration::from_nanos(wait), &mut client)?;
+        if driver.now() > due(count) + PATIENCE.as_nanos() as u64 {
+            let answers = client.answers;
+            client.faults.add("too slow", || {
+                format!("{answers} of {count} requests were answered")
+            });
+            break;
+        }
         if client.answers != progressed.0 {
             progressed = (client.answers, Instant::now());
         } else if progressed.1.elapsed() > Duration::from_secs(10)
@@ -92,12 +102,14 @@ pub fn run(target: &Target, plan: &Plan, pid: Option<u32>) -> Result<Outcome> {
         }
     }
     let cpu_us = match (pid, cpu) {
-        (Some(pid), Some(before)) => Some((process::cpu_us(pid)? - before) as f64 / count as f64),
+        (Some(pid), Some(before)) => {
+            Some((process::cpu_us(pid)? - before) as f64 / client.answers.max(1) as f64)
+        }
         _ => None,
     };
     Ok(Outcome {
         latency: client.latency,
-        bytes: client.bytes / count,
+        bytes: client.bytes / client.answers.max(1),
         cpu_us,
         faults: client.faults,
     })

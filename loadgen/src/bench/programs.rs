@@ -61,6 +61,16 @@ pub const DARDA_SETTINGS: [(&str, &str); 7] = [
     ("DARDA_LIMIT_JOINS_PER_SEC", "1000000"),
 ];
 
+/// Whether a command is there.
+fn has(name: &str) -> bool {
+    let mut command = Command::new(name);
+    command
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// Puts this process on the second core; answers whether that worked.
 pub fn pin_driver() -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -141,12 +151,22 @@ impl Places {
                 )
             }
         };
-        let mut command = if self.pinned {
-            let mut command = Command::new("taskset");
-            command.args(["-c", "0"]).arg(path);
-            command
-        } else {
-            Command::new(path)
+        // With `setpriv` the program ends when this one is killed.
+        let wrappers: [(bool, &[&str]); 2] = [
+            (self.pinned, &["taskset", "-c", "0"]),
+            (has("setpriv"), &["setpriv", "--pdeathsig", "KILL"]),
+        ];
+        let mut words = wrappers
+            .iter()
+            .filter(|(wanted, _)| *wanted)
+            .flat_map(|(_, words)| *words);
+        let mut command = match words.next() {
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(path);
+                command
+            }
+            None => Command::new(path),
         };
         command.args(arguments);
         Ok(command)

@@ -131,7 +131,7 @@ mod tests {
         ];
         let table = markdown(&rows);
         assert!(
-            table.contains("| fan-out | 700k | 70.0k | **10.0** × | 2.00M · 100k | |"),
+            table.contains("| fan-out | 700k | 70.0k | **10.0** × | 2.00M · 100k |"),
             "{table}"
         );
         assert!(table.contains("| ack | 0.50 ms | – | – | – |"), "{table}");
