@@ -32,6 +32,11 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "The longest time between SIGTERM and the end of the process. Clients are moved away within it.",
     },
     Variable {
+        name: "DARDA_HEARTBEAT_SECS",
+        default: "25",
+        meaning: "How often, at least 1, the server pings a client and tells it where its rooms end. A client that does not answer two pings is let go.",
+    },
+    Variable {
         name: "DARDA_AUTH_MODE",
         default: "open",
         meaning: "How users are known. open: names on trust, for trying out and tests.",
@@ -95,6 +100,12 @@ pub struct Gateway {
         rename = "drain_secs"
     )]
     pub drain: Duration,
+    #[serde(
+        default = "heartbeat",
+        deserialize_with = "env::secs",
+        rename = "heartbeat_secs"
+    )]
+    pub heartbeat: Duration,
 }
 
 /// How users are known.
@@ -147,6 +158,10 @@ fn drain() -> Duration {
     Duration::from_secs(20)
 }
 
+fn heartbeat() -> Duration {
+    Duration::from_secs(25)
+}
+
 impl Config {
     /// Reads and checks all of it. `http` is the address that clients reach.
     ///
@@ -196,6 +211,9 @@ impl Config {
             if value == 0 {
                 return Err(EnvError::new(name, "must be at least 1"));
             }
+        }
+        if self.gateway.heartbeat < Duration::from_secs(1) {
+            return Err(EnvError::new("DARDA_HEARTBEAT_SECS", "must be at least 1"));
         }
         if self.limits.text_bytes.saturating_add(1024) > self.limits.frame_bytes {
             return Err(EnvError::new(
@@ -247,6 +265,7 @@ impl Default for Config {
                 http_workers: None,
                 allowed_origins: Vec::new(),
                 drain: drain(),
+                heartbeat: heartbeat(),
             },
             auth: Auth {
                 mode: None,

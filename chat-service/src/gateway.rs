@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 
 use crate::Process;
 use crate::connection::Connection;
-use crate::hub::{HEARTBEAT, Hub};
+use crate::hub::Hub;
 use crate::messages::into_append;
 use crate::session::{Act, answerable};
 
@@ -240,7 +240,7 @@ async fn sign_in(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId) {
             session: connection.id,
             user: user.clone(),
             time: Timestamp::now(),
-            heartbeat_secs: HEARTBEAT.as_secs(),
+            heartbeat_secs: hub.process.config.gateway.heartbeat.as_secs(),
             limits: (*hub.process.limits).clone(),
         }),
     );

@@ -23,9 +23,8 @@ use crate::outbound::{CATCH_UP_BYTES, Lane, Pushed};
 use crate::ring::{Batch, Piece};
 use crate::{Process, websocket};
 
-/// The server pings this often.
-pub const HEARTBEAT: Duration = Duration::from_secs(25);
-const HEARTBEAT_SLOTS: usize = 25;
+/// Connections are pinged in this many groups at least, one after the other.
+const HEARTBEAT_SLOTS_MIN: usize = 25;
 /// A person who did nothing for this long is away.
 const AWAY_AFTER: Duration = Duration::from_secs(300);
 /// Signals go to rooms with at most this many subscriptions on this worker.
@@ -691,22 +690,25 @@ impl Hub {
         }
     }
 
-    /// One slot of connections per second gets its ping and the heads of its rooms, so that a loss of the last event
+    /// One slot of connections after the other gets its ping and the heads of its rooms, so that a loss of the last event
     /// is noticed. There is no timer per connection.
     async fn heartbeat(self: Rc<Self>) {
-        let mut tick = tokio::time::interval(HEARTBEAT / HEARTBEAT_SLOTS as u32);
+        let whole = self.process.config.gateway.heartbeat;
+        // A slot takes a second at most: newcomers are looked at as often.
+        let slots = (whole.as_secs() as usize).max(HEARTBEAT_SLOTS_MIN);
+        let mut tick = tokio::time::interval(whole / slots as u32);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut slot = 0;
         loop {
             tick.tick().await;
             self.expect_hello();
-            slot = (slot + 1) % HEARTBEAT_SLOTS;
+            slot = (slot + 1) % slots;
             let connections: Vec<_> = {
                 let tables = self.tables.borrow();
                 tables
                     .connections
                     .iter()
-                    .filter(|(key, _)| key % HEARTBEAT_SLOTS == slot)
+                    .filter(|(key, _)| key % slots == slot)
                     .map(|(_, connection)| Rc::clone(connection))
                     .collect()
             };

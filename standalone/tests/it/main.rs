@@ -10,4 +10,6 @@ mod server;
 
 mod bad_input;
 mod crash;
+mod disk;
 mod idempotence;
+mod start;

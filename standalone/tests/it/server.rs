@@ -72,6 +72,10 @@ impl Setup {
         self
     }
 
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command
