@@ -10,6 +10,7 @@ use protocol::{
 
 use super::effect::Effect;
 use super::outbox::Outbox;
+use super::request::{Phase, Request};
 use super::{Config, Conn, Turn};
 
 #[derive(Debug)]
@@ -34,60 +35,6 @@ pub(super) struct Room {
     delivered: bool,
     /// How far the person has read.
     read: Option<Seq>,
-}
-
-/// A question to the server.
-#[derive(Debug, Default)]
-struct Request {
-    phase: Phase,
-    failures: u32,
-}
-
-#[derive(Debug, Default)]
-enum Phase {
-    #[default]
-    None,
-    Asked {
-        reference: String,
-        deadline: u64,
-    },
-    Retry {
-        at: u64,
-    },
-    /// A subscription whose events flow.
-    Live {
-        reference: String,
-    },
-}
-
-impl Request {
-    fn due_at(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Asked { deadline, .. } => Some(deadline),
-            Phase::Retry { at } => Some(at),
-            Phase::None | Phase::Live { .. } => None,
-        }
-    }
-
-    /// Whether a refusal of `given` is about this request. The server can refuse a subscription that it has confirmed.
-    fn is_about(&self, given: Option<&str>) -> bool {
-        match &self.phase {
-            Phase::Asked { reference, .. } | Phase::Live { reference } => {
-                Some(reference.as_str()) == given
-            }
-            Phase::None | Phase::Retry { .. } => false,
-        }
-    }
-
-    fn waits_for(&self, given: Option<&str>) -> bool {
-        matches!(&self.phase, Phase::Asked { reference, .. } if Some(reference.as_str()) == given)
-    }
-
-    fn try_later(&mut self, wait: u64, config: &Config, turn: &Turn<'_>) {
-        let at = turn.now + wait + turn.backoff(config, self.failures);
-        self.failures = self.failures.saturating_add(1);
-        self.phase = Phase::Retry { at };
-    }
 }
 
 /// What a room needs of the engine while it handles something.
