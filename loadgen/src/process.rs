@@ -66,7 +66,8 @@ pub fn machine() -> Value {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     json!({
         "processor": model,
-        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        // Counted here: what the system offers to this process is less once it is pinned.
+        "cores": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         "kernel": format!("Linux {}", kernel.trim()),
         "memory_gib": field(&meminfo, "MemTotal:").unwrap_or(0) as f64 / (1024.0 * 1024.0),
     })
