@@ -8,7 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 version=4.32.5
-venv=.tools/venv
+root=$PWD
+venv=$root/.tools/venv
 if [ "$("$venv/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $version" ]; then
   echo "installing schemathesis $version into $venv"
   python3 -m venv "$venv"
@@ -35,7 +36,9 @@ done
 [ -n "$url" ] || { cat "$log"; echo "the server does not say where it listens"; exit 1; }
 
 status=0
-DARDA_URL=$url "$venv/bin/schemathesis" --config-file tests/openapi/schemathesis.toml \
+cd "$scratch" # It leaves notes where it runs.
+PYTHONDONTWRITEBYTECODE=1 DARDA_URL=$url SCHEMATHESIS_HOOKS=hooks PYTHONPATH=$root/tests/openapi \
+  "$venv/bin/schemathesis" --config-file "$root/tests/openapi/schemathesis.toml" \
   run "$url/openapi.json" --checks all "$@" || status=$?
 if ! kill -0 "$server" 2>/dev/null; then
   cat "$log"

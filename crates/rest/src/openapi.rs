@@ -58,7 +58,9 @@ pub fn merge(services: impl IntoIterator<Item = OpenApi>) -> OpenApi {
          Every refusal is a problem document whose `code` is for programs."
             .to_owned(),
     );
-    info.license = Some(License::new("Apache-2.0"));
+    let mut license = License::new("Apache-2.0");
+    license.identifier = Some("Apache-2.0".to_owned());
+    info.license = Some(license);
     let mut all = OpenApi::new(info, utoipa::openapi::Paths::new());
     for service in services {
         all.merge(service);

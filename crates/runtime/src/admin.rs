@@ -4,6 +4,9 @@ use std::io;
 use std::net::TcpListener;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -21,10 +24,20 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let dependencies = Family::default();
+    metrics.register(|registry| {
+        let help = "Whether a dependency answers, as of this scrape";
+        registry.register("chat_dependency_up", help, dependencies.clone());
+    });
+    let scraped = Scraped {
+        metrics,
+        readiness: readiness.clone(),
+        dependencies,
+    };
     let server = HttpServer::new(move || {
         App::new()
             .configure(health::configure(readiness.clone()))
-            .app_data(web::Data::new(metrics.clone()))
+            .app_data(web::Data::new(scraped.clone()))
             .service(web::resource("/metrics").get(scrape).head(scrape))
     })
     .workers(1)
@@ -42,8 +55,29 @@ pub async fn serve(
     tokio::join!(handle.stop(true), server).1
 }
 
-async fn scrape(all: web::Data<Metrics>) -> HttpResponse {
-    match all.render() {
+/// What a scrape reads.
+#[derive(Clone)]
+struct Scraped {
+    metrics: Metrics,
+    readiness: Readiness,
+    dependencies: Family<Dependency, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Dependency {
+    dependency: String,
+}
+
+async fn scrape(all: web::Data<Scraped>) -> HttpResponse {
+    for check in all.readiness.report().await.checks {
+        let dependency = Dependency {
+            dependency: check.name,
+        };
+        all.dependencies
+            .get_or_create(&dependency)
+            .set(check.ok.into());
+    }
+    match all.metrics.render() {
         Ok(text) => HttpResponse::Ok()
             .content_type(metrics::CONTENT_TYPE)
             .body(text),

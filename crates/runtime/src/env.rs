@@ -195,6 +195,9 @@ where
         .map_err(de::Error::custom)
 }
 
+/// Read by `darda`, the terminal client, and so no mistakes where a server runs on the same machine.
+const OF_CLIENTS: [&str; 3] = ["DARDA_URL", "DARDA_USER", "DARDA_SETTINGS"];
+
 /// Sentences about `DARDA_` variables of this process that no list knows, each with the name it may have meant.
 #[must_use]
 pub fn unknown(known: &[&[Variable]]) -> Vec<String> {
@@ -213,7 +216,8 @@ fn unknown_in(known: &[&[Variable]], names: impl IntoIterator<Item = String>) ->
         .filter(|name| name.starts_with("DARDA_"))
         .filter(|name| {
             let base = name.strip_suffix(FILE_SUFFIX).unwrap_or(name);
-            !known.contains(&name.as_str()) && !known.contains(&base)
+            let is_known = |name: &str| known.contains(&name) || OF_CLIENTS.contains(&name);
+            !is_known(name) && !is_known(base)
         })
         .collect();
     strangers.sort();
@@ -380,7 +384,9 @@ mod tests {
     #[test]
     fn a_misspelt_variable_is_pointed_out() {
         let names = ["DARDA_HTTP_ADR", "DARDA_DATA_DIR", "DARDA_DATA_DIR_FILE"];
-        let names = names.into_iter().chain(["DARDA_COLOUR", "PATH"]);
+        let names = names
+            .into_iter()
+            .chain(["DARDA_COLOUR", "DARDA_USER", "PATH"]);
         assert_eq!(
             unknown_in(&[KNOWN], names.map(str::to_owned)),
             [

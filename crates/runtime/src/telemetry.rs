@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::env::{self, EnvError, Variable};
 
@@ -58,7 +57,8 @@ pub fn init() -> Result<(), EnvError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
+        // Complaining about a log that nobody reads any more would end the thread that writes to it.
+        .log_internal_errors(false);
     let started = match config.log_format {
         Format::Text => builder
             .with_ansi(std::io::stderr().is_terminal())

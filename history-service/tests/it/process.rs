@@ -1,6 +1,8 @@
 //! The process around the reads.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Service, ask};
 
@@ -79,4 +81,33 @@ async fn a_folder_in_use_is_refused_with_the_way_out() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("run standalone instead"), "{text}");
     holder.health.close().await;
+}
+
+/// The address in the line that says so.
+fn listening(process: &mut Child) -> SocketAddr {
+    let log = BufReader::new(process.stderr.take().unwrap());
+    let line = log
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.contains("history-service is listening"))
+        .expect("it listens");
+    line.rsplit_once("addr=").unwrap().1.parse().unwrap()
+}
+
+#[actix_web::test]
+async fn a_signal_ends_the_process_in_order() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = program()
+        .env("DARDA_DATA_DIR", data.path())
+        .env("DARDA_HTTP_ADDR", "127.0.0.1:0")
+        .env("DARDA_ADMIN_ADDR", "127.0.0.1:0")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let addr = listening(&mut process);
+    assert_eq!(ask(addr, "GET", "/healthz", &[]).await.status, 200);
+    let id = process.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    assert!(killed.success());
+    assert!(process.wait().unwrap().success());
 }

@@ -44,6 +44,10 @@ async fn the_admin_port_serves_operators_until_it_is_told_to_end() {
         "{metrics}"
     );
     assert!(metrics.contains("process_open_fds"), "{metrics}");
+    assert!(
+        metrics.contains("chat_dependency_up{dependency=\"disk\"} 1"),
+        "{metrics}"
+    );
 
     readiness.set_draining();
     assert!(get(addr, "/readyz").await.starts_with("HTTP/1.1 503 "));
