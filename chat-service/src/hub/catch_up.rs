@@ -1,0 +1,107 @@
+//! Readers who are behind: pages from the ring or the log, at the pace of their sockets.
+
+use super::*;
+
+impl Hub {
+    /// Gives a connection the next pages of the rooms in which it is behind, until enough waits to be written.
+    pub(super) fn read_on(self: &Rc<Self>, tables: &mut Tables, connection: &Rc<Connection>) {
+        let subscriptions = connection.subscriptions.borrow().clone();
+        for (key, at) in subscriptions {
+            while connection.waiting_bytes() < CATCH_UP_BYTES {
+                let room = &mut tables.rooms[key];
+                let subscription = &mut room.subscriptions[at];
+                if subscription.state != State::Behind {
+                    break;
+                }
+                let position = subscription.position;
+                match self.process.pod.recent(&room.id, position, CATCH_UP_BYTES) {
+                    Some(piece) => {
+                        if !self.take_piece(tables, connection, key, at, piece) {
+                            break;
+                        }
+                    }
+                    None => {
+                        subscription.state = State::Reading;
+                        let id = room.id.clone();
+                        let read =
+                            Rc::clone(self).read_log(Rc::clone(connection), key, id, position);
+                        actix_rt::spawn(read);
+                    }
+                }
+            }
+        }
+        if connection.behind.get() > 0 && connection.waiting_bytes() > 0 {
+            // Goes on when this much is written.
+            mark(&mut tables.dirty, connection);
+        }
+    }
+
+    /// Queues what a reader who is behind gets next. With nothing left to get, the reader is live. `false` when the
+    /// queue must be written first.
+    pub(super) fn take_piece(
+        &self,
+        tables: &mut Tables,
+        connection: &Rc<Connection>,
+        key: usize,
+        at: usize,
+        piece: Piece,
+    ) -> bool {
+        let room = &mut tables.rooms[key];
+        let subscription = &mut room.subscriptions[at];
+        if piece.frames == 0 {
+            if subscription.position >= room.head {
+                subscription.state = State::Live;
+                connection.behind.set(connection.behind.get() - 1);
+                self.process.metrics.slow_sessions.dec();
+            } else {
+                subscription.state = State::Behind;
+            }
+            return true;
+        }
+        subscription.state = State::Behind;
+        mark(&mut tables.dirty, connection);
+        let len = piece.bytes.len() as u64;
+        if connection.push(piece.bytes, piece.frames, Lane::Data) == Pushed::Full {
+            return false;
+        }
+        tables.deliveries += u64::from(piece.frames);
+        tables.delivered_bytes += len;
+        subscription.position = piece.to;
+        true
+    }
+
+    /// Reads one page for a subscription that the ring cannot serve.
+    pub(super) async fn read_log(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        key: usize,
+        room: RoomId,
+        position: u64,
+    ) {
+        let page = self.process.pod.page(&room, position, CATCH_UP_BYTES).await;
+        if page.is_err() {
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+        let mut tables = self.tables.borrow_mut();
+        // The subscription may be gone, another in its place, or moved elsewhere by a second `subscribe`.
+        let Some(at) = place(&connection, key).filter(|_| tables.rooms[key].id == room) else {
+            return;
+        };
+        let subscription = &mut tables.rooms[key].subscriptions[at];
+        if subscription.state != State::Reading || subscription.position != position {
+            return;
+        }
+        match page {
+            Ok(piece) => {
+                self.take_piece(&mut tables, &connection, key, at, piece);
+            }
+            Err(error) => {
+                tracing::debug!(%error, room.id = %room, "a read for a reader who is behind failed");
+                subscription.state = State::Behind;
+            }
+        }
+        mark(&mut tables.dirty, &connection);
+        drop(tables);
+        self.mailbox.wake();
+    }
+}
