@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rusqlite::Connection;
 
 use super::readers::Readers;
 use super::writer::Writer;
@@ -14,6 +15,10 @@ use crate::{Dependency, Error, Health};
 
 /// How long a sign of life may take.
 const PATIENCE: Duration = Duration::from_millis(900);
+
+/// What a write that shows whether trouble is over needs: as much as the largest event, so that a disk with room for
+/// small ones only is not called healthy.
+const PROBE_BYTES: i64 = 64 * 1024;
 
 pub(super) struct Family {
     pub writer: Writer,
@@ -27,18 +32,16 @@ impl Family {
     /// After trouble a real write shows whether it is over; else an empty transaction will do.
     async fn database_trouble(&self) -> Option<String> {
         let troubled = self.shared.trouble().is_some();
-        let probe = self.writer.change(
-            move |connection| {
-                if troubled {
-                    connection.execute(
-                        "INSERT INTO meta VALUES ('probe', 1) ON CONFLICT DO UPDATE SET value = value + 1",
-                        [],
-                    )?;
-                }
-                Ok(())
-            },
-            |()| (),
-        );
+        let probe = move |connection: &Connection| {
+            if troubled {
+                connection.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('probe', randomblob(?1))",
+                    [PROBE_BYTES],
+                )?;
+            }
+            Ok(())
+        };
+        let probe = self.writer.change(probe, |()| ());
         match tokio::time::timeout(PATIENCE, probe).await {
             Ok(Ok(())) => None,
             // Busy is not broken.
