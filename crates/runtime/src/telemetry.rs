@@ -22,6 +22,10 @@ pub const VARIABLES: &[Variable] = &[
     },
 ];
 
+/// What the HTTP server says about its threads is nobody's concern, and what it calls an error is a client that sent
+/// nonsense. Naming these in DARDA_LOG brings them back.
+const QUIET: &str = "actix_server=warn,actix_http=off";
+
 #[derive(Deserialize)]
 struct Config {
     #[serde(default = "info")]
@@ -48,7 +52,7 @@ enum Format {
 /// When one of [`VARIABLES`] is bad.
 pub fn init() -> Result<(), EnvError> {
     let config: Config = env::read("DARDA_")?;
-    let filter = EnvFilter::try_new(&config.log).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.log)).map_err(|error| {
         EnvError::new(
             "DARDA_LOG",
             format!("{error}; use a level such as info, or info,chat_service=debug"),

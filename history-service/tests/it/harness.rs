@@ -20,7 +20,7 @@ pub struct Service {
     pub backends: Backends,
     pub shutdown: CancellationToken,
     pub server: JoinHandle<anyhow::Result<()>>,
-    _data: TempDir,
+    pub data: TempDir,
 }
 
 pub fn user(name: &str) -> UserId {
@@ -64,7 +64,7 @@ impl Service {
             )),
             backends,
             shutdown,
-            _data: data,
+            data,
         }
     }
 

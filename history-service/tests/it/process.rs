@@ -1,10 +1,14 @@
 //! The process around the reads.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Service, ask};
+use backend::directory::RoomKind;
+
+use crate::harness::{Service, ask, text};
 
 #[actix_web::test]
 async fn readiness_and_the_description_are_on_the_public_port() {
@@ -94,20 +98,56 @@ fn listening(process: &mut Child) -> SocketAddr {
     line.rsplit_once("addr=").unwrap().1.parse().unwrap()
 }
 
-#[actix_web::test]
-async fn a_signal_ends_the_process_in_order() {
-    let data = tempfile::tempdir().unwrap();
+fn start(data: &Path) -> (Child, SocketAddr) {
     let mut process = program()
-        .env("DARDA_DATA_DIR", data.path())
+        .env("DARDA_DATA_DIR", data)
         .env("DARDA_HTTP_ADDR", "127.0.0.1:0")
         .env("DARDA_ADMIN_ADDR", "127.0.0.1:0")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let addr = listening(&mut process);
-    assert_eq!(ask(addr, "GET", "/healthz", &[]).await.status, 200);
+    (process, addr)
+}
+
+fn terminate(process: &Child) {
     let id = process.id().to_string();
-    let killed = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-    assert!(killed.success());
+    let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[actix_web::test]
+async fn a_signal_ends_the_process_in_order() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut process, addr) = start(data.path());
+    assert_eq!(ask(addr, "GET", "/healthz", &[]).await.status, 200);
+    terminate(&process);
     assert!(process.wait().unwrap().success());
+}
+
+#[actix_web::test]
+async fn a_second_signal_does_not_wait_for_a_slow_reader() {
+    let service = Service::start().await;
+    service.room("general", RoomKind::Public, "alice").await;
+    let bodies = (0..2000).map(|_| text(&"x".repeat(8000)));
+    service.append_all("general", "alice", bodies).await;
+    service.shutdown.cancel();
+    service.server.await.unwrap().unwrap();
+    service.backends.health.close().await;
+
+    let (mut process, addr) = start(service.data.path());
+    let mut reader = TcpStream::connect(addr).unwrap();
+    let request = "GET /v1/rooms/general/export HTTP/1.1\r\nhost: x\r\nx-darda-user: bob\r\n\r\n";
+    reader.write_all(request.as_bytes()).unwrap();
+    reader.read_exact(&mut [0; 1000]).unwrap();
+    let begun = Instant::now();
+    let ended = loop {
+        match process.try_wait().unwrap() {
+            Some(status) => break status,
+            None => terminate(&process),
+        }
+    };
+    assert_eq!(ended.code(), Some(128 + 15));
+    let patience = Duration::from_secs(5);
+    assert!(begun.elapsed() < patience, "{:?}", begun.elapsed());
 }
