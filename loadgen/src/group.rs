@@ -9,7 +9,7 @@ use crate::driver::{Begin, Driver};
 use crate::process;
 use crate::report::{progress, progress_done, short};
 use crate::target::Target;
-use crate::watch::{Faults, Watch};
+use crate::watch::{Faults, REFUSED, Watch};
 
 /// Who is where and who talks.
 #[derive(Clone, Copy, Debug)]
@@ -336,7 +336,7 @@ impl Outcome {
 
     /// Promises that were broken, as opposed to load that was too high.
     pub fn broken(&self) -> Vec<String> {
-        self.faults.lines()
+        self.faults.lines_but(REFUSED)
     }
 
     pub fn json(&self) -> Value {
@@ -366,6 +366,7 @@ impl Outcome {
                 "deliveries",
                 format!("{} of {}", self.delivered, self.expected),
             ),
+            ("messages refused", self.refused.to_string()),
             ("deliveries/s", short(self.rate)),
             ("delivery p50", format!("{:.2} ms", self.p50_ms)),
             ("delivery p99", format!("{:.2} ms", self.p99_ms)),

@@ -70,14 +70,23 @@ pub struct Sent {
 #[derive(Default)]
 pub struct Faults(pub std::collections::BTreeMap<&'static str, (u64, String)>);
 
+/// A message the server would not take, and said so: too much load, but no promise is broken.
+pub const REFUSED: &str = "refused message";
+
 impl Faults {
     pub fn add(&mut self, kind: &'static str, example: impl FnOnce() -> String) {
         self.0.entry(kind).or_insert_with(|| (0, example())).0 += 1;
     }
 
     pub fn lines(&self) -> Vec<String> {
+        self.lines_but("")
+    }
+
+    /// All but one kind.
+    pub fn lines_but(&self, kind: &str) -> Vec<String> {
         self.0
             .iter()
+            .filter(|(other, _)| **other != kind)
             .map(|(kind, (count, example))| format!("{kind}: {count} ×, first: {example}"))
             .collect()
     }
@@ -321,7 +330,7 @@ impl Watch {
             self.sent[room].count -= 1;
             self.sent[room].sum -= u64::from(index) + 1;
             self.refused += 1;
-            self.faults.add("refused message", || text(payload));
+            self.faults.add(REFUSED, || text(payload));
         }
     }
 
