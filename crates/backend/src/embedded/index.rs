@@ -28,6 +28,8 @@ pub(super) use project::VOCABULARY_LETTERS_MIN;
 const BATCH_ROWS: i64 = 4000;
 /// How long events may gather before they are indexed, unless somebody searches.
 const LINGER: Duration = Duration::from_millis(250);
+/// The index gives way to everything else.
+const NICENESS: i32 = 15;
 /// How long after trouble the next try is made.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,10 @@ pub(super) fn start(
     let thread = thread::Builder::new()
         .name("darda-index".to_owned())
         .spawn(move || {
+            // On Linux this is the thread's own. People who talk come before those who will search.
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                tracing::debug!(%error, "the index runs at ordinary priority");
+            }
             follower.run();
             drop(keep);
         })
