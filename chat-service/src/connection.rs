@@ -11,6 +11,7 @@ use actix_ws::CloseReason;
 use bytes::Bytes;
 use protocol::{ClientFrame, CloseCode, ServerFrame, SessionId};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::outbound::{Flushed, Lane, Outbound, Pushed};
 use crate::session::Session;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub session: RefCell<Session>,
     /// The rooms it is subscribed to: room and subscription keys of the hub.
     pub subscriptions: RefCell<Vec<(usize, usize)>>,
+    /// `welcome`, the first frame of all, was queued.
+    pub welcomed: Cell<bool>,
     /// Requests that must be done one after the other.
     pub queue: RefCell<VecDeque<ClientFrame>>,
     pub queue_runs: Cell<bool>,
@@ -47,6 +50,8 @@ pub struct Connection {
     stream: TcpStream,
     out: RefCell<Outbound>,
     blocked: Cell<bool>,
+    /// Answers were written, or nobody waits for them any more.
+    answers_written: Notify,
     /// Reading stopped in the middle of what had arrived, because too much was under way.
     stalled: Cell<bool>,
     closing: Cell<bool>,
@@ -70,6 +75,7 @@ impl Connection {
             id: SessionId::generate(),
             session: RefCell::default(),
             subscriptions: RefCell::default(),
+            welcomed: Cell::new(false),
             queue: RefCell::default(),
             queue_runs: Cell::new(false),
             in_flight: Cell::new(0),
@@ -81,6 +87,7 @@ impl Connection {
             stream,
             out: RefCell::default(),
             blocked: Cell::new(false),
+            answers_written: Notify::new(),
             stalled: Cell::new(false),
             closing: Cell::new(false),
             broken: Cell::new(false),
@@ -117,12 +124,14 @@ impl Connection {
         };
         self.push(websocket::close(&reason), 1, Lane::Answer);
         self.closing.set(true);
+        self.answers_written.notify_waiters();
         self.wake();
     }
 
     /// Ends the connection without another word: nobody listens at the other end.
     pub fn abort(&self) {
         self.broken.set(true);
+        self.answers_written.notify_waiters();
         self.wake();
     }
 
@@ -136,7 +145,11 @@ impl Connection {
         if self.broken.get() {
             return true;
         }
-        match self.out.borrow_mut().flush(&self.stream) {
+        let flushed = self.out.borrow_mut().flush(&self.stream);
+        if !self.out.borrow().is_answer_full() {
+            self.answers_written.notify_waiters();
+        }
+        match flushed {
             Ok(Flushed::Empty) => {
                 self.blocked.set(false);
                 if self.closing.get() || self.stalled.get() {
@@ -155,6 +168,13 @@ impl Connection {
                 self.abort();
                 true
             }
+        }
+    }
+
+    /// Waits until the client has taken its answers, so that what it asked for in advance is not put together yet.
+    pub async fn answers_fit(&self) {
+        while self.out.borrow().is_answer_full() && !self.is_over() {
+            self.answers_written.notified().await;
         }
     }
 
@@ -275,6 +295,9 @@ impl Connection {
                 Poll::Ready(Err(_)) => Poll::Ready(Event::Broken),
                 Poll::Pending => Poll::Pending,
             };
+        } else {
+            // Whoever writes the answers wakes this up again.
+            self.stalled.set(true);
         }
         Poll::Pending
     }

@@ -234,6 +234,7 @@ async fn sign_in(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId) {
         // Without presence people can still talk.
         Err(error) => tracing::debug!(%error, "presence did not learn of a session"),
     }
+    connection.welcomed.set(true);
     hub.answer(
         connection,
         &ServerFrame::Welcome(Welcome {
@@ -387,6 +388,7 @@ fn in_turn(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: Cli
     let (hub, connection, user) = (Rc::clone(hub), Rc::clone(connection), user.clone());
     actix_rt::spawn(async move {
         loop {
+            connection.answers_fit().await;
             let next = connection.queue.borrow_mut().pop_front();
             let Some(frame) = next.filter(|_| !connection.is_over()) else {
                 break;

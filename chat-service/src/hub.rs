@@ -292,7 +292,8 @@ impl Hub {
                     connections, dirty, ..
                 } = tables;
                 for (_, connection) in &*connections {
-                    if connection.session.borrow().user() == Some(&user) {
+                    let is_theirs = connection.session.borrow().user() == Some(&user);
+                    if is_theirs && connection.welcomed.get() {
                         connection.push(bytes.clone(), 1, Lane::Data);
                         mark(dirty, connection);
                     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use backend::relay::{Signal, Sink};
 use backend::{Backends, Result};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use protocol::{Event, RoomId, Seq};
 use tokio::sync::OnceCell;
 
@@ -18,8 +18,9 @@ use crate::websocket;
 const SHARDS: usize = 16;
 /// Events read from the log at once for readers who catch up.
 const PAGE_EVENTS: usize = 200;
-/// Pages kept: at 200 events of 300 bytes, about 15 MB.
-const PAGES_MAX: usize = 256;
+/// Bytes of pages kept, and how many they are at most.
+const PAGES_BYTES_MAX: usize = 16 * 1024 * 1024;
+const PAGES_MAX: usize = 4096;
 
 struct PodRoom {
     /// How many subscriptions of each worker want the room's events.
@@ -27,7 +28,25 @@ struct PodRoom {
     ring: Ring,
 }
 
-type Page = Arc<OnceCell<Piece>>;
+/// What follows a position in a room's log, and whether the log went no further.
+type Page = Arc<OnceCell<(Piece, bool)>>;
+
+/// Pages that readers asked for, or will.
+#[derive(Default)]
+struct Pages {
+    by_position: HashMap<(RoomId, u64), Page>,
+    bytes: usize,
+}
+
+impl Pages {
+    /// Makes room for so many bytes more. A log never changes, so any page may be forgotten and none can be wrong.
+    fn make_room(&mut self, bytes: usize) {
+        if self.bytes + bytes > PAGES_BYTES_MAX || self.by_position.len() >= PAGES_MAX {
+            *self = Self::default();
+        }
+        self.bytes += bytes;
+    }
+}
 
 /// The shared part of a process's hubs.
 pub struct Pod {
@@ -35,7 +54,7 @@ pub struct Pod {
     mailboxes: Vec<Arc<Mailbox>>,
     hasher: RandomState,
     rooms: [Mutex<HashMap<RoomId, PodRoom>>; SHARDS],
-    pages: Mutex<HashMap<(RoomId, u64), Page>>,
+    pages: Mutex<Pages>,
 }
 
 impl Pod {
@@ -109,43 +128,61 @@ impl Pod {
         let key = (room.clone(), position);
         let page = {
             let mut pages = lock(&self.pages);
-            if pages.len() >= PAGES_MAX && !pages.contains_key(&key) {
-                // A log never changes, so any page may be forgotten and none can be wrong.
-                pages.clear();
+            if !pages.by_position.contains_key(&key) {
+                pages.make_room(0);
             }
-            Arc::clone(pages.entry(key.clone()).or_default())
+            Arc::clone(pages.by_position.entry(key.clone()).or_default())
         };
-        let piece = page
-            .get_or_try_init(|| self.read(room, position))
+        let (piece, is_end) = page
+            .get_or_try_init(|| self.read(room, position, limit))
             .await?
             .clone();
-        if piece.frames < PAGE_EVENTS as u32 {
-            // The end of the log: the next reader must look again.
+        if is_end {
+            // The next reader must look again.
             let mut pages = lock(&self.pages);
-            if pages.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, &page)) {
-                pages.remove(&key);
+            let kept = pages.by_position.get(&key);
+            if kept.is_some_and(|kept| Arc::ptr_eq(kept, &page)) {
+                pages.by_position.remove(&key);
+                pages.bytes = pages.bytes.saturating_sub(piece.bytes.len());
             }
         }
         Ok(piece)
     }
 
-    async fn read(&self, room: &RoomId, position: u64) -> Result<Piece> {
+    /// Reads a page from the log and cuts it into pieces of `limit` bytes: events may be large, and a reader who does
+    /// not read holds on to one piece. The first is the answer, the others are kept for when they are asked for.
+    async fn read(&self, room: &RoomId, position: u64, limit: usize) -> Result<(Piece, bool)> {
         let after = Seq::new(position).unwrap_or(Seq::MAX);
         let page = self.backends.log.read(room, after, PAGE_EVENTS).await?;
-        let mut buffer = BytesMut::with_capacity(page.events.len() * 256);
-        for event in &page.events {
-            websocket::put_text(&mut buffer, &protocol::encode_event(event));
+        let mut pieces = cut(&page.events, position, limit).into_iter();
+        let is_end = page.events.len() < PAGE_EVENTS;
+        let first = pieces.next().unwrap_or(Piece {
+            bytes: Bytes::new(),
+            frames: 0,
+            to: position,
+        });
+        let mut pages = lock(&self.pages);
+        pages.make_room(first.bytes.len());
+        let mut from = first.to;
+        let is_only = pieces.len() == 0;
+        while let Some(piece) = pieces.next() {
+            // After the last one the next reader must look again.
+            if is_end && pieces.len() == 0 {
+                break;
+            }
+            let (to, key) = (piece.to, (room.clone(), from));
+            pages.make_room(piece.bytes.len());
+            let page = Arc::new(OnceCell::new_with(Some((piece, false))));
+            pages.by_position.insert(key, page);
+            from = to;
         }
-        Ok(Piece {
-            bytes: buffer.freeze(),
-            frames: page.events.len() as u32,
-            to: page.events.last().map_or(position, |event| event.seq.get()),
-        })
+        Ok((first, is_end && is_only))
     }
 
     /// Forgets the pages of a room that was deleted.
     fn forget(&self, room: &RoomId) {
-        lock(&self.pages).retain(|(kept, _), _| kept != room);
+        let mut pages = lock(&self.pages);
+        pages.by_position.retain(|(kept, _), _| kept != room);
     }
 
     fn post(&self, room: &RoomId, events: &[Arc<Event>]) {
@@ -214,6 +251,31 @@ impl Sink for Pod {
             }
         }
     }
+}
+
+/// Encodes events in pieces of `limit` bytes, of one event at least.
+fn cut(events: &[Arc<Event>], position: u64, limit: usize) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut buffer = BytesMut::with_capacity(events.len() * 256);
+    let (mut frames, mut to) = (0, position);
+    for event in events {
+        let json = protocol::encode_event(event);
+        if frames > 0 && buffer.len() + json.len() > limit {
+            // A copy, because pieces must not keep each other in memory.
+            let bytes = Bytes::copy_from_slice(&buffer);
+            pieces.push(Piece { bytes, frames, to });
+            buffer.clear();
+            frames = 0;
+        }
+        websocket::put_text(&mut buffer, &json);
+        frames += 1;
+        to = event.seq.get();
+    }
+    if frames > 0 {
+        let bytes = Bytes::copy_from_slice(&buffer);
+        pieces.push(Piece { bytes, frames, to });
+    }
+    pieces
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

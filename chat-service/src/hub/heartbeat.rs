@@ -63,9 +63,11 @@ impl Hub {
         connection.pings.set(connection.pings.get() + 1);
         connection.push(websocket::ping(), 1, Lane::Answer);
         // Sent without rooms as well: a page cannot see pings, and must know that the connection lives.
-        let rooms = self.heads(connection);
-        let frame = websocket::text(ServerFrame::Heads { rooms }.encode().as_bytes());
-        connection.push(frame, 1, Lane::Signal);
+        if connection.welcomed.get() {
+            let rooms = self.heads(connection);
+            let frame = websocket::text(ServerFrame::Heads { rooms }.encode().as_bytes());
+            connection.push(frame, 1, Lane::Signal);
+        }
         self.touch(connection);
         if !connection.idle.get() && connection.active.get().elapsed() > AWAY_AFTER {
             self.set_idle(connection, true);
