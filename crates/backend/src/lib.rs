@@ -3,6 +3,7 @@
 //! A port is a trait whose comment states a guarantee; an adapter keeps it; [`conformance`] is the suite that every
 //! adapter passes. Nothing above this crate knows which family it runs on.
 
+mod config;
 pub mod conformance;
 pub mod directory;
 mod embedded;
@@ -12,24 +13,19 @@ pub mod presence;
 pub mod relay;
 pub mod search;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runtime::Readiness;
+use runtime::health::Check;
 
+pub use config::{Config, VARIABLES};
 pub use directory::Directory;
 pub use error::{Error, Result};
 pub use log::Log;
 pub use presence::Presence;
 pub use relay::Relay;
 pub use search::Search;
-
-/// Which family to open, and where.
-#[derive(Clone, Debug)]
-pub enum Config {
-    /// Everything in this process, data in one folder.
-    Embedded { data_dir: PathBuf },
-}
 
 /// One opened family. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +36,25 @@ pub struct Backends {
     pub directory: Arc<dyn Directory>,
     pub search: Arc<dyn Search>,
     pub health: Arc<dyn Health>,
+}
+
+impl Backends {
+    /// Ready while every dependency is well.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let readiness = Readiness::new();
+        let health = Arc::clone(&self.health);
+        readiness.checks("stores", move || {
+            let health = Arc::clone(&health);
+            async move {
+                let dependencies = health.check().await.into_iter();
+                dependencies
+                    .map(|dependency| Check::new(dependency.name, dependency.trouble))
+                    .collect()
+            }
+        });
+        readiness
+    }
 }
 
 /// What a family depends on.

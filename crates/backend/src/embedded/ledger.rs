@@ -102,7 +102,7 @@ impl Ledger {
             .prepare_cached(
                 "INSERT INTO events (room, seq, n, at, user, id, kind, target, text, extra)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-                 ON CONFLICT (room, user, id) DO NOTHING",
+                 ON CONFLICT (id, room, user) DO NOTHING",
             )?
             .execute(params![
                 room.no,

@@ -39,7 +39,8 @@ CREATE TABLE events (
     extra  TEXT,             -- JSON, whatever has no column
     PRIMARY KEY (room, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX events_act ON events (room, user, id);
+-- Ids of version 7 grow with time: with the id first, a group touches the end of this index and little else.
+CREATE UNIQUE INDEX events_act ON events (id, room, user);
 CREATE UNIQUE INDEX events_n ON events (n);
 CREATE INDEX events_target ON events (room, target, kind, seq) WHERE target IS NOT NULL;
 
