@@ -15,7 +15,7 @@ use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{Data, ServiceConfig};
 use anyhow::Context as _;
 use backend::Backends;
-use runtime::Readiness;
+use runtime::{Metrics, Readiness, admin};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,13 +34,13 @@ const BACKLOG: i32 = 8192;
 
 /// What a chat-service is made of.
 pub struct Service {
+    /// The name of the program in logs and metrics.
+    pub program: &'static str,
     pub config: Config,
     pub backends: Backends,
-    pub metrics: runtime::Metrics,
-    pub readiness: Readiness,
     /// Paths of other services that this process answers as well, and their description.
     pub more: fn(&mut ServiceConfig, &Backends),
-    pub more_openapi: fn() -> utoipa::openapi::OpenApi,
+    pub more_openapi: Option<fn() -> utoipa::openapi::OpenApi>,
 }
 
 /// A listening socket with the options that its connections inherit.
@@ -54,16 +54,45 @@ fn prepare(listener: &TcpListener) -> std::io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-/// Serves clients on `listener` until the token is cancelled, then lets them go and returns.
+/// Serves clients on `listener` and operators on `admin_listener` until the token is cancelled; then lets clients go and
+/// closes the backends. What was acknowledged is safe when this returns.
 ///
 /// # Errors
-/// When the listener cannot be used or the server ends on its own.
+/// When one of the servers cannot run or ends on its own.
 pub async fn run(
     service: Service,
     listener: TcpListener,
+    admin_listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let app = Process::new(service.config, service.backends, &service.metrics);
+    let metrics = Metrics::new(service.program, env!("CARGO_PKG_VERSION"));
+    let readiness = service.backends.readiness();
+    let health = Arc::clone(&service.backends.health);
+    // Operators see the drain, so their server ends last.
+    let admin_shutdown = CancellationToken::new();
+    let operators = tokio::spawn(admin::serve(
+        admin_listener,
+        metrics.clone(),
+        readiness.clone(),
+        admin_shutdown.clone(),
+    ));
+    let served = serve(service, metrics, readiness, listener, shutdown).await;
+    health.close().await;
+    admin_shutdown.cancel();
+    let operators = operators
+        .await
+        .context("the server for operators broke off")?;
+    served.and(operators.context("the server for operators ended"))
+}
+
+async fn serve(
+    service: Service,
+    metrics: Metrics,
+    readiness: Readiness,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let app = Process::new(service.config, service.backends, &metrics);
     let leftovers = app.rooms.clone();
     let announcer = tokio::spawn(async move { leftovers.announce_leftovers().await });
     prepare(&listener).context("cannot set up the listening socket")?;
@@ -71,8 +100,12 @@ pub async fn run(
     let is_local = listener.local_addr()?.ip().is_loopback();
     let workers = app.config.workers();
     let numbers = Arc::new(AtomicUsize::new(0));
-    let (readiness, more) = (service.readiness.clone(), service.more);
-    let openapi = rest::openapi::merge([api::openapi(), (service.more_openapi)()]);
+    let (draining, more) = (readiness.clone(), service.more);
+    let openapi = rest::openapi::merge(
+        [api::openapi()]
+            .into_iter()
+            .chain(service.more_openapi.map(|describe| describe())),
+    );
     let shared = Arc::clone(&app);
     let server = Server::build()
         .workers(workers)
@@ -116,7 +149,7 @@ pub async fn run(
         () = shutdown.cancelled() => {}
     }
     announcer.abort();
-    service.readiness.set_draining();
+    draining.set_draining();
     handle.pause().await;
     drain(&app).await;
     handle.stop(true).await;

@@ -18,7 +18,7 @@ use actix_web::web;
 use backend::Backends;
 use utoipa::OpenApi as _;
 
-pub use config::{Config, STORAGE_VARIABLES, Storage, VARIABLES};
+pub use config::{Config, VARIABLES};
 pub use serve::run;
 
 /// What the handlers work with: `app_data(web::Data::new(History::new(backends)))`.

@@ -19,7 +19,7 @@ const PROGRAM: Program = Program {
 async fn main() -> anyhow::Result<()> {
     PROGRAM.start()?;
     let config = Config::from_env()?;
-    let backends = backend::open(config.storage.into()).await.context(
+    let backends = backend::open(config.backend).await.context(
         "the embedded family belongs to one process: to chat and read at the same time, run standalone instead",
     )?;
     let listener = config.listen.bind_http()?;

@@ -6,7 +6,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use backend::Backends;
-use runtime::health::{self, Check};
+use runtime::health;
 use runtime::{Metrics, Readiness, admin};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -26,7 +26,7 @@ pub async fn run(
     admin_listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let readiness = readiness(&backends);
+    let readiness = backends.readiness();
     let metrics = Metrics::new("history-service", env!("CARGO_PKG_VERSION"));
     let server = server(backends, listener, readiness.clone())?;
     let handle = server.handle();
@@ -56,21 +56,6 @@ pub async fn run(
     };
     let (readers, operators) = tokio::join!(readers, operators);
     readers.and(operators)
-}
-
-fn readiness(backends: &Backends) -> Readiness {
-    let readiness = Readiness::new();
-    let stores = backends.health.clone();
-    readiness.checks("stores", move || {
-        let stores = stores.clone();
-        async move {
-            let dependencies = stores.check().await.into_iter();
-            dependencies
-                .map(|dependency| Check::new(dependency.name, dependency.trouble))
-                .collect()
-        }
-    });
-    readiness
 }
 
 fn server(

@@ -3,19 +3,17 @@
 use std::net::TcpListener;
 
 use actix_web::web::{Data, ServiceConfig};
-use anyhow::Context as _;
 use backend::Backends;
 use chat_service::Service;
-use history_service::{History, STORAGE_VARIABLES, Storage};
+use history_service::History;
 use runtime::env::{EnvError, Variable};
-use runtime::health::Check;
-use runtime::{Listen, Metrics, Readiness, admin, listen, telemetry};
+use runtime::{Listen, listen, telemetry};
 use tokio_util::sync::CancellationToken;
 
 /// Every variable of this program.
 pub const VARIABLES: &[&[Variable]] = &[
     listen::VARIABLES,
-    STORAGE_VARIABLES,
+    backend::VARIABLES,
     chat_service::config::VARIABLES,
     telemetry::VARIABLES,
 ];
@@ -24,7 +22,7 @@ pub const VARIABLES: &[&[Variable]] = &[
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: Listen,
-    pub storage: Storage,
+    pub backend: backend::Config,
     pub chat: chat_service::Config,
 }
 
@@ -34,7 +32,7 @@ impl Config {
     pub fn from_env() -> Result<Self, EnvError> {
         let listen = Listen::from_env()?;
         Ok(Self {
-            storage: Storage::from_env()?,
+            backend: backend::Config::from_env()?,
             chat: chat_service::Config::from_env(listen.http_addr)?,
             listen,
         })
@@ -53,47 +51,18 @@ pub async fn run(
     admin_listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let metrics = Metrics::new("standalone", env!("CARGO_PKG_VERSION"));
-    let readiness = readiness(&backends);
-    let admin_shutdown = CancellationToken::new();
-    let operators = tokio::spawn(admin::serve(
-        admin_listener,
-        metrics.clone(),
-        readiness.clone(),
-        admin_shutdown.clone(),
-    ));
     let service = Service {
+        program: "standalone",
         config,
-        backends: backends.clone(),
-        metrics,
-        readiness,
+        backends,
         more: history,
-        more_openapi: history_service::openapi,
+        more_openapi: Some(history_service::openapi),
     };
-    let served = chat_service::run(service, listener, shutdown).await;
-    backends.health.close().await;
-    admin_shutdown.cancel();
-    let operators = operators.await.context("the admin server broke off")?;
-    served.and(operators.context("the admin server ended"))
+    chat_service::run(service, listener, admin_listener, shutdown).await
 }
 
 fn history(paths: &mut ServiceConfig, backends: &Backends) {
     paths
         .app_data(Data::new(History::new(backends.clone())))
         .configure(history_service::configure);
-}
-
-fn readiness(backends: &Backends) -> Readiness {
-    let readiness = Readiness::new();
-    let health = backends.health.clone();
-    readiness.checks("stores", move || {
-        let health = health.clone();
-        async move {
-            let dependencies = health.check().await.into_iter();
-            dependencies
-                .map(|dependency| Check::new(dependency.name, dependency.trouble))
-                .collect()
-        }
-    });
-    readiness
 }

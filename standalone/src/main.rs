@@ -17,7 +17,7 @@ const PROGRAM: Program = Program {
 async fn main() -> anyhow::Result<()> {
     PROGRAM.start()?;
     let config = Config::from_env()?;
-    let backends = backend::open(config.storage.into()).await?;
+    let backends = backend::open(config.backend).await?;
     let listener = config.listen.bind_http()?;
     let admin_listener = config.listen.bind_admin()?;
     println!("Darda is listening on http://{}", listener.local_addr()?);

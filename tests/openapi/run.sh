@@ -16,7 +16,7 @@ if [ "$("$venv/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, versi
   "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
 fi
 
-cargo build --package standalone --quiet
+cargo build --workspace --bins --quiet
 scratch=$(mktemp -d)
 log=$scratch/log
 # Rates would turn a fast test into one of rates.

@@ -42,15 +42,16 @@ impl Server {
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let service = Service {
+            program: "chat-service",
             config: Config::default(),
             backends: backends.clone(),
-            metrics: runtime::Metrics::new("chat-service", "test"),
-            readiness: runtime::Readiness::new(),
             more: |_, _| {},
-            more_openapi: Default::default,
+            more_openapi: None,
         };
+        let admin = TcpListener::bind("127.0.0.1:0").unwrap();
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(chat_service::run(service, listener, shutdown.clone()));
+        let served = chat_service::run(service, listener, admin, shutdown.clone());
+        let running = tokio::spawn(served);
         Self {
             addr,
             backends,
@@ -64,7 +65,6 @@ impl Server {
     async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap().unwrap();
-        self.backends.health.close().await;
     }
 
     /// Asks as a user, with a JSON body unless it is null.

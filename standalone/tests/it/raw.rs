@@ -30,6 +30,7 @@ pub struct Raw {
 #[derive(Debug, PartialEq)]
 pub enum Got {
     Frame(Value),
+    Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(u16),
     /// The connection ended without a close frame.
@@ -117,9 +118,21 @@ impl Raw {
         Ok(match first & 0x0f {
             TEXT => Got::Frame(serde_json::from_slice(&payload).unwrap()),
             CLOSE => Got::Close(u16::from_be_bytes([payload[0], payload[1]])),
+            PING => Got::Ping(payload),
             PONG => Got::Pong(payload),
             other => panic!("an unexpected frame: {other:#x}"),
         })
+    }
+
+    /// The next frame of a type.
+    pub async fn of_type(&mut self, kind: &str) -> Value {
+        loop {
+            match self.next().await {
+                Got::Frame(frame) if frame["type"] == kind => return frame,
+                Got::Frame(_) | Got::Ping(_) | Got::Pong(_) => {}
+                end => panic!("instead of {kind}: {end:?}"),
+            }
+        }
     }
 
     /// The next thing, which must be a refusal: its code and text.
@@ -139,7 +152,7 @@ impl Raw {
             match self.next().await {
                 Got::Close(code) => return Some(code),
                 Got::End => return None,
-                Got::Frame(_) | Got::Pong(_) => {}
+                Got::Frame(_) | Got::Ping(_) | Got::Pong(_) => {}
             }
         }
     }

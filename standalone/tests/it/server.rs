@@ -58,6 +58,7 @@ impl Setup {
             .with("DARDA_LIMIT_SENDS_PER_SEC", 100_000)
             .with("DARDA_LIMIT_SENDS_BURST", 100_000)
             .with("DARDA_LIMIT_JOINS_PER_SEC", 10_000)
+            .with("DARDA_LIMIT_CONNECTIONS_PER_USER", 1000)
     }
 
     /// Sets a variable.
