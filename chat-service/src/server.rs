@@ -16,21 +16,12 @@ use actix_web::web::{Data, ServiceConfig};
 use anyhow::Context as _;
 use backend::Backends;
 use runtime::{Metrics, Readiness, admin};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::mailbox::Drain;
 use crate::{Config, Process, gateway, page, rest as api};
-
-/// Small kernel buffers: a client that does not read costs this much, not megabytes. At one write per some
-/// milliseconds nothing is lost by it.
-const SOCKET_BUFFER: usize = 64 * 1024;
-/// A client that acknowledges nothing for this long is gone (RFC 5482).
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Clients that come back all at once wait here until they are accepted.
-const BACKLOG: i32 = 8192;
 
 /// What a chat-service is made of.
 pub struct Service {
@@ -41,17 +32,6 @@ pub struct Service {
     /// Paths of other services that this process answers as well, and their description.
     pub more: fn(&mut ServiceConfig, &Backends),
     pub more_openapi: Option<fn() -> utoipa::openapi::OpenApi>,
-}
-
-/// A listening socket with the options that its connections inherit.
-fn prepare(listener: &TcpListener) -> std::io::Result<()> {
-    let socket = SockRef::from(listener);
-    socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.listen(BACKLOG)
 }
 
 /// Serves clients on `listener` and operators on `admin_listener` until the token is cancelled; then lets clients go and
@@ -70,12 +50,21 @@ pub async fn run(
     let health = Arc::clone(&service.backends.health);
     // Operators see the drain, so their server ends last.
     let admin_shutdown = CancellationToken::new();
-    let operators = tokio::spawn(admin::serve(
-        admin_listener,
-        metrics.clone(),
-        readiness.clone(),
-        admin_shutdown.clone(),
-    ));
+    let operators = tokio::spawn({
+        let server = admin::serve(
+            admin_listener,
+            metrics.clone(),
+            readiness.clone(),
+            admin_shutdown.clone(),
+        );
+        let shutdown = shutdown.clone();
+        async move {
+            let ended = server.await;
+            // Without it nobody could tell how this process is.
+            shutdown.cancel();
+            ended
+        }
+    });
     let served = serve(service, metrics, readiness, listener, shutdown).await;
     health.close().await;
     admin_shutdown.cancel();
@@ -95,7 +84,6 @@ async fn serve(
     let app = Process::new(service.config, service.backends, &metrics);
     let leftovers = app.rooms.clone();
     let announcer = tokio::spawn(async move { leftovers.announce_leftovers().await });
-    prepare(&listener).context("cannot set up the listening socket")?;
 
     let is_local = listener.local_addr()?.ip().is_loopback();
     let workers = app.config.workers();

@@ -1,8 +1,11 @@
-//! Where a service listens.
+//! Where a service listens, and with which socket options.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use serde::Deserialize;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::env::{self, EnvError, Variable};
 
@@ -19,6 +22,14 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "Address and port for /metrics, /healthz and /readyz, for operators only. Port 0 takes a free one.",
     },
 ];
+
+/// Bytes in the kernel for each direction of a connection. Small: a client that does not read costs this much, not
+/// megabytes, and at one write per some milliseconds nothing is lost by it.
+const SOCKET_BUFFER: usize = 64 * 1024;
+/// A client that acknowledges nothing for this long is gone (RFC 5482).
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Clients that come back all at once wait here until they are accepted. The kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 8192;
 
 /// The addresses of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -61,9 +72,25 @@ impl Listen {
     }
 }
 
+/// A listening socket. Connections inherit its options, so they are set before the first can come.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 fn bind(name: &str, addr: SocketAddr) -> Result<TcpListener, EnvError> {
-    TcpListener::bind(addr)
-        .map_err(|error| EnvError::new(name, format!("cannot listen on {addr}: {error}")))
+    listen(addr).map_err(|error| EnvError::new(name, format!("cannot listen on {addr}: {error}")))
 }
 
 #[cfg(test)]
