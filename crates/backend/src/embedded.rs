@@ -1,6 +1,7 @@
 //! The embedded family: everything in one process, over SQLite in one folder.
 //!
-//! `darda.db` holds the log and the directory; one thread writes it ([`writer`]), a few read it ([`readers`]).
+//! `darda.db` holds the log and the directory; one thread writes it ([`writer`], [`wal`]), a few read it
+//! ([`readers`]).
 //! `search.db` is an index that follows the log and can be thrown away at any time ([`index`]). Relay and presence
 //! are memory. A second process on the same folder is refused by a lock file.
 
@@ -19,6 +20,7 @@ mod rows;
 mod schema;
 mod search;
 mod shared;
+mod wal;
 mod writer;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::rows;
+use super::{rows, wal};
 use crate::{Error, Result};
 
 const DATABASE: &str = "darda.db";
@@ -77,7 +77,12 @@ fn make(path: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    builder.create(path)?;
+    // A power cut must not take the folder with all that was acknowledged in it.
+    let parent = path.canonicalize()?;
+    parent
+        .parent()
+        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// Opens the database for the first time in this process: checks it and brings it to the present version.
@@ -172,8 +177,9 @@ fn migrate(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-/// The write connection.
+/// The write connection. Whatever the log holds is on disk when this returns.
 pub(super) fn writer(path: &Path) -> Result<Connection> {
+    wal::sync(path)?;
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -187,9 +193,20 @@ pub(super) fn writer(path: &Path) -> Result<Connection> {
          PRAGMA foreign_keys = OFF;
          PRAGMA cache_size = -32768;
          PRAGMA journal_size_limit = 67108864;
-         PRAGMA wal_autocheckpoint = 4000;",
+         PRAGMA wal_autocheckpoint = 0;",
     )?;
     connection.set_prepared_statement_cache_capacity(128);
+    wal::lengthen(path);
+    Ok(connection)
+}
+
+/// A connection that only copies the write-ahead log into the database.
+pub(super) fn copier(path: &Path) -> Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;")?;
     Ok(connection)
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Progress {
 #[derive(Default)]
 struct Log {
     committed: i64,
+    /// The index sleeps until the log gets this far.
+    awaited: i64,
     /// Somebody waits for the index to get this far.
     wanted: i64,
     /// A search found the index to be broken.
@@ -95,10 +97,10 @@ impl Progress {
     /// The writer committed everything up to `n`.
     pub fn commit(&self, n: i64) {
         let mut log = lock(&self.state);
-        let first = log.committed < n;
+        let awaited = log.committed < log.awaited && log.awaited <= n;
         log.committed = n;
         drop(log);
-        if first {
+        if awaited {
             self.moved.notify_one();
         }
     }
@@ -145,10 +147,13 @@ impl Progress {
     /// Blocks until the log is beyond `n` and, unless somebody wants them, `rows` events or `linger` have passed.
     pub fn wait(&self, n: i64, rows: i64, linger: Duration) -> Wake {
         let idle = |log: &mut Log| !log.stopped && !log.broken && log.committed <= n;
-        let log = self
+        let mut log = lock(&self.state);
+        log.awaited = n + 1;
+        let mut log = self
             .moved
-            .wait_while(lock(&self.state), idle)
+            .wait_while(log, idle)
             .unwrap_or_else(PoisonError::into_inner);
+        log.awaited = n + rows;
         let few = |log: &mut Log| {
             !log.stopped && !log.broken && log.wanted <= n && log.committed < n + rows
         };

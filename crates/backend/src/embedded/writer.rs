@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::ledger::Ledger;
 use super::schema::{self, Folder};
+use super::wal::Copier;
 use crate::log::{Append, Appended};
 use crate::{Error, Relay, Result};
 
@@ -115,7 +116,7 @@ where
 impl Writer {
     /// Starts the thread. It ends with [`Writer::close`], or when the last handle is dropped.
     pub fn start(
-        connection: Connection,
+        mut connection: Connection,
         path: PathBuf,
         shared: Arc<Shared>,
         relay: Arc<dyn Relay>,
@@ -124,8 +125,11 @@ impl Writer {
         let (queue, commands) = sync_channel(QUEUE_MAX);
         let ledger = Ledger::load(&connection)?;
         shared.progress.commit(ledger.n());
+        let copier = Copier::start(path.clone())?;
+        copier.follow(&mut connection)?;
         let thread = Thread {
             connection: Some(connection),
+            copier,
             path,
             ledger,
             commands,
@@ -205,6 +209,7 @@ enum Answer {
 struct Thread {
     /// `None` after trouble, until it is opened again.
     connection: Option<Connection>,
+    copier: Copier,
     path: PathBuf,
     ledger: Ledger,
     commands: Receiver<Command>,
@@ -284,6 +289,12 @@ impl Thread {
             }
         }
         self.ledger.trim();
+        // Nobody waits for this but the next group.
+        if let Some(connection) = &self.connection
+            && let Err(error) = self.copier.finish(connection)
+        {
+            tracing::debug!(%error, "the rest of the log was not copied; it will be tried again");
+        }
     }
 
     fn transact(
@@ -342,7 +353,8 @@ impl Thread {
     /// Opens the connection that trouble closed, and learns again how far the log goes.
     fn reopen(&mut self) -> Result<()> {
         if self.connection.is_none() {
-            let connection = schema::writer(&self.path)?;
+            let mut connection = schema::writer(&self.path)?;
+            self.copier.follow(&mut connection)?;
             self.ledger = Ledger::load(&connection)?;
             self.connection = Some(connection);
         }
@@ -365,9 +377,10 @@ impl Thread {
     }
 
     /// Ends with all files closed and the lock given back.
-    fn finish(mut self) {
+    fn finish(self) {
         self.shared.closed.store(true, Ordering::Release);
-        if let Some(connection) = self.connection.take() {
+        drop(self.copier);
+        if let Some(connection) = self.connection {
             let done = connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)");
             if let Err(error) = done {
                 tracing::warn!(%error, "the write-ahead log stays for the next start");
