@@ -79,7 +79,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_LIMIT_JOINS_PER_SEC",
         default: "5",
-        meaning: "Rooms one user may join per second over a socket; ten times as many at once.",
+        meaning: "Rooms one user may join, make or add people to per second; ten times as many at once.",
     },
     Variable {
         name: "DARDA_LIMIT_HELLO_SECS",

@@ -146,7 +146,7 @@ impl Connection {
             return true;
         }
         let flushed = self.out.borrow_mut().flush(&self.stream);
-        if !self.out.borrow().is_answer_full() {
+        if self.takes_answers() {
             self.answers_written.notify_waiters();
         }
         match flushed {
@@ -171,9 +171,14 @@ impl Connection {
         }
     }
 
+    /// Whether the client takes what it is told.
+    pub fn takes_answers(&self) -> bool {
+        !self.out.borrow().is_answer_full()
+    }
+
     /// Waits until the client has taken its answers, so that what it asked for in advance is not put together yet.
     pub async fn answers_fit(&self) {
-        while self.out.borrow().is_answer_full() && !self.is_over() {
+        while !self.takes_answers() && !self.is_over() {
             self.answers_written.notified().await;
         }
     }
@@ -189,7 +194,7 @@ impl Connection {
 
     /// Whether the connection may ask for more: not while much is under way or unanswered.
     fn takes_requests(&self) -> bool {
-        self.in_flight.get() < IN_FLIGHT_MAX && !self.out.borrow().is_answer_full()
+        self.in_flight.get() < IN_FLIGHT_MAX && self.takes_answers()
     }
 
     fn wake(&self) {

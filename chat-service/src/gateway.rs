@@ -9,6 +9,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use actix_http::ws::{hash_key, verify_handshake};
 use actix_http::{HttpMessage as _, Request, h1};
@@ -234,7 +235,7 @@ async fn sign_in(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId) {
         // Without presence people can still talk.
         Err(error) => tracing::debug!(%error, "presence did not learn of a session"),
     }
-    connection.welcomed.set(true);
+    hub.welcome(connection, user);
     hub.answer(
         connection,
         &ServerFrame::Welcome(Welcome {
@@ -249,7 +250,9 @@ async fn sign_in(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId) {
 
 /// Does what can be done at once, and starts the rest.
 fn request(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: ClientFrame) {
-    hub.person_acted(connection);
+    if is_a_persons(&frame) {
+        hub.person_acted(connection);
+    }
     match frame {
         ClientFrame::Received(Position { room, seq }) => {
             cursor(hub, connection, user, room, seq, Seq::ZERO);
@@ -259,6 +262,10 @@ fn request(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: Cli
         }
         ClientFrame::Typing(Typing { room, on }) => {
             if hub.is_subscribed(connection, &room) {
+                if hub.process.rates.typing.take(user, Instant::now()).is_err() {
+                    hub.process.metrics.signals_dropped.inc();
+                    return;
+                }
                 let user = user.clone();
                 let signal = Signal::Typing { room, user, on };
                 hub.process.backends.relay.signal(signal);
@@ -270,6 +277,23 @@ fn request(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: Cli
             plain_send(hub, connection, user, send);
         }
         frame => in_turn(hub, connection, user, frame),
+    }
+}
+
+/// Whether somebody did something, or only their client.
+fn is_a_persons(frame: &ClientFrame) -> bool {
+    match frame {
+        ClientFrame::Send(_)
+        | ClientFrame::Edit(_)
+        | ClientFrame::Delete(_)
+        | ClientFrame::React(_)
+        | ClientFrame::Typing(_)
+        | ClientFrame::Read(_) => true,
+        ClientFrame::Hello(_)
+        | ClientFrame::Subscribe(_)
+        | ClientFrame::Unsubscribe(_)
+        | ClientFrame::Fetch(_)
+        | ClientFrame::Received(_) => false,
     }
 }
 
@@ -390,10 +414,12 @@ fn in_turn(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, frame: Cli
         loop {
             connection.answers_fit().await;
             let next = connection.queue.borrow_mut().pop_front();
-            let Some(frame) = next.filter(|_| !connection.is_over()) else {
+            let Some(frame) = next else {
                 break;
             };
-            carry_out(&hub, &connection, &user, frame).await;
+            if !connection.is_over() {
+                carry_out(&hub, &connection, &user, frame).await;
+            }
             connection.done();
         }
         connection.queue_runs.set(false);
@@ -507,20 +533,7 @@ async fn subscribe_one(
     // event nor the loss of the right to read.
     let id = &wanted.room;
     let key = hub.hold(connection, id);
-    let (room, member) = match process.rooms.member(user, id).await {
-        Err(refusal) if refusal.code == ErrorCode::NotFound => {
-            process
-                .rates
-                .joins
-                .take(user, std::time::Instant::now())
-                .map_err(|wait| {
-                    let reason = "too many rooms joined at once";
-                    Refusal::new(ErrorCode::RateLimited, reason).after(wait)
-                })?;
-            process.rooms.enter(user, id).await?
-        }
-        other => other?,
-    };
+    let (room, member) = process.rooms.enter(user, id).await?;
     let head = process.backends.log.head(id).await?;
     let after = wanted.after.map_or(head, |after| after.min(head));
     let presence = &process.backends.presence;

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use backend::directory::Cursor;
 use backend::relay::Signal;
 use bytes::{Bytes, BytesMut};
-use protocol::{CloseCode, EventBody, GoawayReason, RoomId, Seq, ServerFrame, Timestamp, UserId};
+use protocol::{
+    CloseCode, ErrorCode, EventBody, GoawayReason, RoomId, Seq, ServerFrame, Timestamp, UserId,
+};
 use slab::Slab;
 
 use crate::connection::Connection;
@@ -48,10 +50,23 @@ const READ_AGAIN: Duration = Duration::from_millis(500);
 enum State {
     /// Waits until the subscriber is known to be allowed.
     Held,
+    /// Was allowed; waits until it is known whether that is still so.
+    Suspended,
     Live,
     Behind,
     /// Behind, and a read of the log is under way.
     Reading,
+}
+
+impl State {
+    /// Whether the subscriber may be told what happens in the room.
+    fn hears(self) -> bool {
+        !matches!(self, Self::Held | Self::Suspended)
+    }
+
+    fn is_behind(self) -> bool {
+        matches!(self, Self::Behind | Self::Reading)
+    }
 }
 
 struct Subscription {
@@ -74,6 +89,8 @@ struct Tables {
     room_keys: HashMap<RoomId, usize>,
     rooms: Slab<Room>,
     connections: Slab<Rc<Connection>>,
+    /// The connections of each signed-in user.
+    users: HashMap<UserId, Vec<Rc<Connection>>>,
     /// Connections that had not signed in when they began, oldest first.
     newcomers: VecDeque<(Instant, Weak<Connection>)>,
     /// Rooms with pending events.
@@ -148,12 +165,14 @@ impl Hub {
         if let Some(drain) = mail.drain {
             self.begin_drain(&tables, drain);
         }
+        let lost_signals = mail.lost_signals;
         let latest = self.sort_mail(&mut tables, mail);
         for key in std::mem::take(&mut tables.dirty_rooms) {
             self.hand_out(&mut tables, key);
         }
         self.write(&mut tables);
         let metrics = &self.process.metrics;
+        metrics.signals_dropped.inc_by(lost_signals);
         metrics
             .deliveries
             .inc_by(std::mem::take(&mut tables.deliveries));
@@ -166,7 +185,7 @@ impl Hub {
         }
     }
 
-    fn sort_mail(&self, tables: &mut Tables, mail: Mail) -> Option<i64> {
+    fn sort_mail(self: &Rc<Self>, tables: &mut Tables, mail: Mail) -> Option<i64> {
         let latest = mail.batches.last().map(|(_, batch)| batch.at_ms);
         for (room, batch) in mail.batches {
             let Some(&key) = tables.room_keys.get(&room) else {
@@ -181,8 +200,8 @@ impl Hub {
             if let Some(event) = act {
                 self.hand_out(tables, key);
                 match &event.body {
-                    EventBody::Member { user, .. } => self.expel(tables, key, Some(user)),
-                    _ => self.expel(tables, key, None),
+                    EventBody::Member { user, .. } => self.suspend(tables, key, user),
+                    _ => self.end_room(tables, key),
                 }
             }
         }
@@ -233,22 +252,6 @@ impl Hub {
         }
     }
 
-    /// Ends the subscriptions of one user, or of all, to a room they may no longer read.
-    fn expel(&self, tables: &mut Tables, key: usize, user: Option<&UserId>) {
-        let gone: Vec<_> = tables.rooms[key]
-            .subscriptions
-            .iter()
-            .filter(|(_, subscription)| {
-                let session = subscription.connection.session.borrow();
-                user.is_none_or(|user| session.user() == Some(user))
-            })
-            .map(|(at, subscription)| (at, Rc::clone(&subscription.connection)))
-            .collect();
-        for (at, connection) in gone {
-            self.end_subscription(tables, &connection, key, at);
-        }
-    }
-
     fn hand_out_signal(&self, tables: &mut Tables, signal: Signal) {
         let (room, about, frame) = match signal {
             Signal::Typing { room, user, on } => {
@@ -288,14 +291,13 @@ impl Hub {
             }
             Signal::Notice { user, kind, room } => {
                 let bytes = websocket::text(ServerFrame::Notice { kind, room }.encode().as_bytes());
-                let Tables {
-                    connections, dirty, ..
-                } = tables;
-                for (_, connection) in &*connections {
-                    let is_theirs = connection.session.borrow().user() == Some(&user);
-                    if is_theirs && connection.welcomed.get() {
-                        connection.push(bytes.clone(), 1, Lane::Data);
+                let Tables { users, dirty, .. } = tables;
+                for connection in users.get(&user).into_iter().flatten() {
+                    if connection.takes_answers() {
+                        connection.push(bytes.clone(), 1, Lane::Answer);
                         mark(dirty, connection);
+                    } else {
+                        self.process.metrics.signals_dropped.inc();
                     }
                 }
                 return;
@@ -315,7 +317,7 @@ impl Hub {
             let is_own = about
                 .as_ref()
                 .is_some_and(|user| connection.session.borrow().user() == Some(user));
-            if subscription.state == State::Held || is_own {
+            if !subscription.state.hears() || is_own {
                 continue;
             }
             if connection.push(bytes.clone(), 1, Lane::Signal) == Pushed::Full {
@@ -330,7 +332,7 @@ impl Hub {
     fn write(self: &Rc<Self>, tables: &mut Tables) {
         for connection in std::mem::take(&mut tables.dirty) {
             connection.dirty.set(false);
-            if connection.flush() && connection.behind.get() > 0 {
+            if connection.flush() && connection.behind.get() > 0 && !connection.is_over() {
                 self.read_on(tables, &connection);
                 connection.flush();
             }
@@ -380,11 +382,30 @@ impl Hub {
         }
     }
 
+    /// The connection has its `welcome`: from here on it is told what concerns its user.
+    pub fn welcome(&self, connection: &Rc<Connection>, user: &UserId) {
+        connection.welcomed.set(true);
+        if connection.is_over() {
+            return;
+        }
+        let mut tables = self.tables.borrow_mut();
+        let theirs = tables.users.entry(user.clone()).or_default();
+        theirs.push(Rc::clone(connection));
+    }
+
     /// A connection has ended.
-    pub fn remove(&self, connection: &Rc<Connection>) {
+    pub fn remove(self: &Rc<Self>, connection: &Rc<Connection>) {
         connection.abort();
         let mut tables = self.tables.borrow_mut();
         tables.connections.remove(connection.key.get());
+        if let Some(user) = connection.session.borrow().user()
+            && let Some(theirs) = tables.users.get_mut(user)
+        {
+            theirs.retain(|other| !Rc::ptr_eq(other, connection));
+            if theirs.is_empty() {
+                tables.users.remove(user);
+            }
+        }
         let subscriptions = connection.subscriptions.borrow().clone();
         for (key, at) in subscriptions {
             self.end_subscription(&mut tables, connection, key, at);

@@ -13,7 +13,7 @@ mod origins;
 mod outbound;
 mod page;
 mod pod;
-mod rates;
+pub mod rates;
 pub mod rest;
 mod ring;
 pub mod rooms;
@@ -32,7 +32,7 @@ use messages::Messages;
 use metrics::Metrics;
 use origins::Origins;
 use pod::Pod;
-use rates::{Buckets, Rates};
+use rates::Rates;
 use rooms::Rooms;
 
 /// What every worker of the process shares.
@@ -51,13 +51,13 @@ struct Process {
 impl Process {
     fn new(config: Config, backends: Backends, metrics: &runtime::Metrics) -> Arc<Self> {
         let limits = Arc::new(config.wire_limits());
-        let joins = config.limits.joins_per_sec;
-        let rates = Arc::new(Rates {
-            sends: Buckets::new(limits.sends_per_sec, limits.sends_burst),
-            joins: Buckets::new(joins, joins.saturating_mul(10)),
-        });
+        let rates = Arc::new(Rates::new(
+            limits.sends_per_sec,
+            limits.sends_burst,
+            config.limits.joins_per_sec,
+        ));
         let metrics = Arc::new(Metrics::register(metrics));
-        let rooms = Rooms::new(backends.clone(), true);
+        let rooms = Rooms::new(backends.clone(), true).limited(Arc::clone(&rates));
         let messages = Messages::new(
             backends.clone(),
             rooms.clone(),
@@ -65,7 +65,11 @@ impl Process {
             Arc::clone(&rates),
             Arc::clone(&metrics),
         );
-        let pod = Arc::new(Pod::new(backends.clone(), config.workers()));
+        let pod = Arc::new(Pod::new(
+            backends.clone(),
+            config.workers(),
+            Arc::clone(&metrics),
+        ));
         backends.relay.attach(Arc::clone(&pod) as _);
         Arc::new(Self {
             origins: Origins::new(&config.gateway.allowed_origins),

@@ -21,6 +21,8 @@ pub struct Mail {
     pub signals: Vec<Signal>,
     /// Events were dropped: every reader of this worker has to look at the log.
     pub lost_events: bool,
+    /// Signals that found no room.
+    pub lost_signals: u64,
     pub drain: Option<Drain>,
     bytes: usize,
 }
@@ -40,12 +42,12 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Leaves events of a room.
+    /// Leaves events of a room. What ends a membership is never left out.
     pub fn post(&self, room: &RoomId, batch: &Arc<Batch>) {
         let mut mail = lock(&self.mail);
-        if mail.bytes + batch.bytes.len() > BYTES_MAX {
-            mail.lost_events = true;
-        } else {
+        let is_full = mail.bytes + batch.bytes.len() > BYTES_MAX;
+        mail.lost_events |= is_full;
+        if !is_full || batch.act.is_some() {
             mail.bytes += batch.bytes.len();
             mail.batches.push((room.clone(), Arc::clone(batch)));
         }
@@ -58,6 +60,8 @@ impl Mailbox {
         let mut mail = lock(&self.mail);
         if mail.signals.len() < SIGNALS_MAX {
             mail.signals.push(signal.clone());
+        } else {
+            mail.lost_signals += 1;
         }
         drop(mail);
         self.wake.notify_one();

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use backend::relay::{Signal, Sink};
@@ -12,6 +13,7 @@ use protocol::{Event, RoomId, Seq};
 use tokio::sync::OnceCell;
 
 use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
 use crate::ring::{Batch, Piece, Ring, changes_readers};
 use crate::websocket;
 
@@ -21,6 +23,9 @@ const PAGE_EVENTS: usize = 200;
 /// Bytes of pages kept, and how many they are at most.
 const PAGES_BYTES_MAX: usize = 16 * 1024 * 1024;
 const PAGES_MAX: usize = 4096;
+
+/// Bytes of recent events kept for all rooms together. Beyond that a shard of rooms is read from the log again.
+const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 struct PodRoom {
     /// How many subscriptions of each worker want the room's events.
@@ -51,21 +56,25 @@ impl Pages {
 /// The shared part of a process's hubs.
 pub struct Pod {
     backends: Backends,
+    metrics: Arc<Metrics>,
     mailboxes: Vec<Arc<Mailbox>>,
     hasher: RandomState,
     rooms: [Mutex<HashMap<RoomId, PodRoom>>; SHARDS],
     pages: Mutex<Pages>,
+    rings_bytes: AtomicUsize,
 }
 
 impl Pod {
     /// A pod with one mailbox per worker thread.
-    pub fn new(backends: Backends, workers: usize) -> Self {
+    pub fn new(backends: Backends, workers: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             backends,
+            metrics,
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
             hasher: RandomState::new(),
             rooms: std::array::from_fn(|_| Mutex::default()),
             pages: Mutex::default(),
+            rings_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -99,8 +108,11 @@ impl Pod {
         let mut rooms = self.shard(room);
         if let Some(entry) = rooms.get_mut(room) {
             entry.workers[worker] = entry.workers[worker].saturating_sub(1);
-            if entry.workers.iter().all(|&count| count == 0) {
-                rooms.remove(room);
+            if entry.workers.iter().all(|&count| count == 0)
+                && let Some(gone) = rooms.remove(room)
+            {
+                let bytes = gone.ring.len_bytes();
+                self.rings_bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
         }
     }
@@ -154,6 +166,11 @@ impl Pod {
     async fn read(&self, room: &RoomId, position: u64, limit: usize) -> Result<(Piece, bool)> {
         let after = Seq::new(position).unwrap_or(Seq::MAX);
         let page = self.backends.log.read(room, after, PAGE_EVENTS).await?;
+        let first = page.events.first().and_then(|event| event.prev);
+        if first.is_some_and(|prev| prev.get() > position) {
+            tracing::error!(room.id = %room, position, "a page of the log begins after a gap");
+            self.metrics.resume_gaps.inc();
+        }
         let mut pieces = cut(&page.events, position, limit).into_iter();
         let is_end = page.events.len() < PAGE_EVENTS;
         let first = pieces.next().unwrap_or(Piece {
@@ -193,11 +210,22 @@ impl Pod {
         // A reader who loses the right to read must not see what follows: each such event ends a batch.
         for group in events.split_inclusive(|event| changes_readers(event)) {
             let batch = Arc::new(Batch::encode(group));
+            let before = entry.ring.len_bytes();
             entry.ring.push(&batch);
+            self.rings_bytes
+                .fetch_add(entry.ring.len_bytes(), Ordering::Relaxed);
+            self.rings_bytes.fetch_sub(before, Ordering::Relaxed);
             for (mailbox, &count) in self.mailboxes.iter().zip(&entry.workers) {
                 if count > 0 {
                     mailbox.post(room, &batch);
                 }
+            }
+        }
+        if self.rings_bytes.load(Ordering::Relaxed) > RINGS_BYTES_MAX {
+            for entry in rooms.values_mut() {
+                let bytes = entry.ring.len_bytes();
+                self.rings_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                entry.ring.shed();
             }
         }
     }

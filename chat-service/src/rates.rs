@@ -8,6 +8,9 @@ use protocol::UserId;
 
 use crate::pod::lock;
 
+/// Signs of typing a user gives a second, and at once. A client needs one every few seconds.
+const TYPING_PER_SEC: u32 = 5;
+const TYPING_BURST: u32 = 20;
 /// When more users than this are remembered, those whose bucket is full again are forgotten.
 const USERS_MAX: usize = 50_000;
 
@@ -15,7 +18,21 @@ const USERS_MAX: usize = 50_000;
 #[derive(Debug)]
 pub struct Rates {
     pub sends: Buckets,
+    /// Joining, founding and opening rooms.
     pub joins: Buckets,
+    pub typing: Buckets,
+}
+
+impl Rates {
+    /// Rates under these limits.
+    #[must_use]
+    pub fn new(sends_per_sec: u32, sends_burst: u32, joins_per_sec: u32) -> Self {
+        Self {
+            sends: Buckets::new(sends_per_sec, sends_burst),
+            joins: Buckets::new(joins_per_sec, joins_per_sec.saturating_mul(10)),
+            typing: Buckets::new(TYPING_PER_SEC, TYPING_BURST),
+        }
+    }
 }
 
 /// A token bucket per user.

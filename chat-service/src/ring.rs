@@ -116,6 +116,19 @@ impl Ring {
         self.frames.back().map_or(self.after, |frame| frame.seq)
     }
 
+    /// Bytes of the events in the window.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives the memory back. What was here is in the log.
+    pub fn shed(&mut self) {
+        *self = Self {
+            after: self.head(),
+            ..Self::default()
+        };
+    }
+
     /// Adds what follows. After a gap the window begins anew.
     pub fn push(&mut self, batch: &Batch) {
         if batch.head <= self.head() && !self.frames.is_empty() {
@@ -130,9 +143,15 @@ impl Ring {
                 .unwrap_or_else(|| batch.frames[0].seq.saturating_sub(1));
         }
         self.last = None;
+        // The frames of a batch keep all of it in memory; of a large one most may be gone from here soon.
+        let is_large = batch.bytes.len() > BYTES_MAX / 8;
         for frame in &batch.frames {
             self.bytes += frame.bytes.len();
-            self.frames.push_back(frame.clone());
+            let mut frame = frame.clone();
+            if is_large {
+                frame.bytes = Bytes::copy_from_slice(&frame.bytes);
+            }
+            self.frames.push_back(frame);
         }
         while self.frames.len() > EVENTS_MAX || (self.bytes > BYTES_MAX && self.frames.len() > 1) {
             if let Some(gone) = self.frames.pop_front() {

@@ -17,7 +17,7 @@
 //!
 //! A direct room is its two members' for ever: nobody joins, leaves, renames, invites to or deletes it.
 //!
-//! Messages and cursors are not made here, nor are limits on rates kept.
+//! Messages and cursors are not made here.
 
 mod announce;
 mod change;
@@ -25,6 +25,7 @@ mod members;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use backend::Backends;
 use backend::directory::{Member, NewRoom, Room, RoomKind};
@@ -32,6 +33,7 @@ use backend::relay::Signal;
 use protocol::{ErrorCode, NoticeKind, Role, RoomId, Timestamp, UserId};
 use rest::Refusal;
 
+use crate::rates::Rates;
 use announce::Announcer;
 pub use change::Draft;
 pub use members::InviteTerms;
@@ -41,6 +43,8 @@ pub use members::InviteTerms;
 pub struct Rooms {
     backends: Backends,
     open_mode: bool,
+    /// How often a user may join and found rooms.
+    rates: Option<Arc<Rates>>,
     announcer: Arc<Announcer>,
 }
 
@@ -59,6 +63,16 @@ impl Rooms {
             announcer: Arc::new(Announcer::new(backends.clone())),
             backends,
             open_mode,
+            rates: None,
+        }
+    }
+
+    /// The same, with a limit on how often a user may join and found rooms.
+    #[must_use]
+    pub fn limited(self, rates: Arc<Rates>) -> Self {
+        Self {
+            rates: Some(rates),
+            ..self
         }
     }
 
@@ -66,14 +80,18 @@ impl Rooms {
     /// it), and one that does is joined.
     ///
     /// # Errors
-    /// `not_found` when the user is no member and cannot become one this way.
+    /// `not_found` when the user is no member and cannot become one this way; `rate_limited`.
     pub async fn enter(&self, user: &UserId, room: &RoomId) -> Result<(Room, Member), Refusal> {
         match self.look(user, room).await? {
             Some((room, Some(member))) => Ok((room, member)),
             Some((room, None)) if self.open_mode && room.kind == RoomKind::Public => {
+                self.spend(user)?;
                 self.join(user, &room).await
             }
-            None if self.open_mode && !room.is_generated() => self.found(user, room).await,
+            None if self.open_mode && !room.is_generated() => {
+                self.spend(user)?;
+                self.found(user, room).await
+            }
             _ => Err(Refusal::no_room()),
         }
     }
@@ -171,6 +189,17 @@ impl Rooms {
             })),
             Some(member) => Ok((room, member)),
         }
+    }
+
+    /// Counts a room that the user joins or founds.
+    fn spend(&self, user: &UserId) -> Result<(), Refusal> {
+        let Some(rates) = &self.rates else {
+            return Ok(());
+        };
+        rates.joins.take(user, Instant::now()).map_err(|wait| {
+            let reason = "too many rooms joined or made at once";
+            Refusal::new(ErrorCode::RateLimited, reason).after(wait)
+        })
     }
 
     fn notice(&self, user: &UserId, kind: NoticeKind, room: &RoomId) {

@@ -1,5 +1,8 @@
 //! Readers who are behind: pages from the ring or the log, at the pace of their sockets.
 
+use futures_util::FutureExt as _;
+use rest::Refusal;
+
 use super::*;
 
 impl Hub {
@@ -14,7 +17,11 @@ impl Hub {
                     break;
                 }
                 let position = subscription.position;
-                match self.process.pod.recent(&room.id, position, CATCH_UP_BYTES) {
+                let recent = self.process.pod.recent(&room.id, position, CATCH_UP_BYTES);
+                // Looked at after the events: a membership ends before anything that its owner must not see is written.
+                match recent
+                    .filter(|piece| piece.frames == 0 || self.is_member(connection, &room.id))
+                {
                     Some(piece) => {
                         if !self.take_piece(tables, connection, key, at, piece) {
                             break;
@@ -34,6 +41,13 @@ impl Hub {
             // Goes on when this much is written.
             mark(&mut tables.dirty, connection);
         }
+    }
+
+    /// Whether the reader is known at once to be a member.
+    fn is_member(&self, connection: &Connection, room: &RoomId) -> bool {
+        let session = connection.session.borrow();
+        let member = |user| self.process.rooms.member(user, room).now_or_never();
+        matches!(session.user().map(member), Some(Some(Ok(_))))
     }
 
     /// Queues what a reader who is behind gets next. With nothing left to get, the reader is live. `false` when the
@@ -78,8 +92,11 @@ impl Hub {
         room: RoomId,
         position: u64,
     ) {
-        let page = self.process.pod.page(&room, position, CATCH_UP_BYTES).await;
-        if page.is_err() {
+        let page = self.page_for_member(&connection, &room, position).await;
+        if page
+            .as_ref()
+            .is_err_and(|refusal| refusal.code != ErrorCode::NotFound)
+        {
             tokio::time::sleep(READ_AGAIN).await;
         }
         let mut tables = self.tables.borrow_mut();
@@ -95,13 +112,35 @@ impl Hub {
             Ok(piece) => {
                 self.take_piece(&mut tables, &connection, key, at, piece);
             }
-            Err(error) => {
-                tracing::debug!(%error, room.id = %room, "a read for a reader who is behind failed");
+            Err(refusal) if refusal.code == ErrorCode::NotFound => {
+                self.end_subscription(&mut tables, &connection, key, at);
+            }
+            Err(refusal) => {
+                let message = refusal.message;
+                tracing::debug!(message, room.id = %room, "a read for a reader who is behind failed");
                 subscription.state = State::Behind;
             }
         }
         mark(&mut tables.dirty, &connection);
         drop(tables);
         self.mailbox.wake();
+    }
+
+    /// A page, for somebody who was a member when it had been read.
+    async fn page_for_member(
+        &self,
+        connection: &Connection,
+        room: &RoomId,
+        position: u64,
+    ) -> Result<Piece, Refusal> {
+        let piece = self
+            .process
+            .pod
+            .page(room, position, CATCH_UP_BYTES)
+            .await?;
+        let user = connection.session.borrow().user().cloned();
+        let user = user.ok_or_else(Refusal::no_room)?;
+        self.process.rooms.member(&user, room).await?;
+        Ok(piece)
     }
 }

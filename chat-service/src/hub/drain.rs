@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Requests that are under way when connections are closed get so much longer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
 impl Hub {
     /// Tells every client to connect again, then closes them at an even rate.
     pub(super) fn begin_drain(self: &Rc<Self>, tables: &Tables, drain: Drain) {
@@ -32,11 +35,15 @@ impl Hub {
         self.flush_cursors().await;
         let begun = tokio::time::Instant::now();
         let count = connections.len().max(1) as u32;
+        // What is under way is answered first, but not for longer than this, all connections together.
+        let deadline = begun + spread + ANSWERS_WITHIN;
         for (n, connection) in (0_u32..).zip(connections) {
             tokio::time::sleep_until(begun + spread * n / count).await;
-            // What is under way is answered first.
-            let patience = Instant::now() + Duration::from_secs(2);
-            while connection.in_flight.get() > 0 && Instant::now() < patience {
+            while connection.in_flight.get() > 0
+                && connection.takes_answers()
+                && !connection.is_over()
+                && tokio::time::Instant::now() < deadline
+            {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             self.close(&connection, CloseCode::Restart, "the server is restarting");

@@ -8,7 +8,7 @@ use rest::{Caller, Json, Limit, Page, Path, Query, Refusal, RoomPath, cursor};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::problems::{Forbidden, NotFound, TooLarge};
+use super::problems::{Forbidden, NotFound, RateLimited, TooLarge};
 use super::view::MemberView;
 use crate::rooms::{Made, Rooms};
 
@@ -84,6 +84,7 @@ pub async fn list(
         (status = 201, description = "The user is a member now.", body = MemberView),
         Forbidden,
         NotFound,
+        RateLimited,
         Refused,
     ),
     security(("open_mode" = [])),

@@ -11,7 +11,7 @@ use rest::{Caller, Json, Limit, Page, Path, Query, Refusal, Room, RoomPath, curs
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::problems::{Conflict, Forbidden, NotFound, TooLarge};
+use super::problems::{Conflict, Forbidden, NotFound, RateLimited, TooLarge};
 use super::view;
 use crate::rooms::{Draft, Made, Rooms};
 
@@ -100,6 +100,7 @@ pub struct CreateBody {
             headers(("location" = String, description = "The room's path."))),
         Conflict,
         TooLarge,
+        RateLimited,
         Refused,
     ),
     security(("open_mode" = [])),

@@ -62,6 +62,7 @@ impl Rooms {
             by: user.clone(),
             at: Timestamp::now(),
         };
+        self.spend(user)?;
         Ok(self.make(new, None).await?.value)
     }
 

@@ -70,6 +70,7 @@ impl Rooms {
                 new: false,
             });
         }
+        self.spend(by)?;
         let member = self.add(by, &room, user).await?;
         Ok(Made {
             value: member,

@@ -41,9 +41,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
+        let mut config = Config::default();
+        // What is tested here is not how fast one may be.
+        config.limits.joins_per_sec = 10_000;
         let service = Service {
             program: "chat-service",
-            config: Config::default(),
+            config,
             backends: backends.clone(),
             more: |_, _| {},
             more_openapi: None,

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::chat::{Chat, Ended, new_id, send};
+use crate::raw::Raw;
 use crate::server::{PATIENCE, Server, Setup, eventually};
 
 /// What a client knows when its connection has ended.
@@ -151,7 +152,6 @@ async fn a_client_that_does_not_read_does_not_hold_it_up() {
     for _ in 0..400 {
         alice.send("busy", &"x".repeat(8000)).await;
     }
-    println!("{} {}", server.metrics().await, server.log());
     server
         .metric_becomes("chat_slow_sessions", |n| n == 1.0)
         .await;
@@ -164,4 +164,38 @@ async fn a_client_that_does_not_read_does_not_hold_it_up() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[tokio::test]
+async fn clients_that_ask_and_do_not_listen_do_not_hold_up_the_others() {
+    const DRAIN: Duration = Duration::from_secs(6);
+    let mut server = Setup::new()
+        .with("DARDA_DRAIN_SECS", DRAIN.as_secs())
+        .start()
+        .await;
+    let mut alice = Chat::open(&server, "alice").await;
+    for _ in 0..100 {
+        alice.send("busy", &"x".repeat(8000)).await;
+    }
+    let mut greedy = Vec::new();
+    for _ in 0..10 {
+        let mut raw = Raw::open_as(&server, "alice").await;
+        for _ in 0..10 {
+            raw.text(r#"{"type":"fetch","ref":"f","room":"busy","after":0,"limit":100}"#)
+                .await;
+        }
+        greedy.push(raw);
+    }
+    let mut polite = Vec::new();
+    for n in 0..5 {
+        polite.push(Chat::open(&server, &format!("polite-{n}")).await);
+    }
+    let told = Instant::now();
+    server.terminate().await;
+    for chat in &mut polite {
+        chat.of_type("goaway").await;
+        assert_eq!(chat.end().await, Some(1012));
+    }
+    assert!(told.elapsed() < DRAIN, "{:?}", told.elapsed());
+    assert!(server.ended().await.success(), "{}", server.log());
 }

@@ -266,6 +266,110 @@ async fn nothing_after_a_removal_is_seen_even_by_a_reader_who_is_behind() {
     }
 }
 
+/// Leaving and joining again in one breath, over and over: the old event must not end the new membership.
+#[tokio::test]
+async fn who_is_back_at_once_goes_on_hearing() {
+    let server = Server::start().await;
+    let room = private_room(&server).await;
+    let mut alice = Chat::open(&server, "alice").await;
+    let mut bob = Chat::open(&server, "bob").await;
+    alice.subscribe(&room, None).await;
+    bob.subscribe(&room, None).await;
+    let path = format!("/v1/rooms/{room}/members/bob");
+    for round in 0..20 {
+        server.done("DELETE", &path, "alice", Value::Null).await;
+        server.done("PUT", &path, "alice", Value::Null).await;
+        bob.subscribe(&room, 0).await;
+        let text = format!("round {round}");
+        alice.send(&room, &text).await;
+        bob.until(|frame| frame["text"] == text.as_str()).await;
+    }
+}
+
+#[tokio::test]
+async fn who_subscribes_again_at_once_is_still_there() {
+    let server = Server::start().await;
+    let mut alice = Chat::open(&server, "alice").await;
+    let mut bob = Chat::open(&server, "bob").await;
+    alice.subscribe("general", None).await;
+    bob.subscribe("general", None).await;
+    for _ in 0..20 {
+        bob.say_all([
+            json!({"type": "unsubscribe", "ref": "u", "rooms": ["general"]}),
+            json!({"type": "subscribe", "ref": "s", "rooms": [{"room": "general"}]}),
+        ])
+        .await;
+        bob.of_type("unsubscribed").await;
+        bob.of_type("subscribed").await;
+        bob.everything().await;
+        let online = alice.subscribe("general", None).await["online"].clone();
+        assert_eq!(online, json!(["alice", "bob"]));
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_one_room_is_not_taken_for_gone_in_another() {
+    let server = Server::start().await;
+    let mut alice = Chat::open(&server, "alice").await;
+    let mut bob = Chat::open(&server, "bob").await;
+    for room in ["one", "two"] {
+        alice.subscribe(room, None).await;
+        bob.subscribe(room, None).await;
+    }
+    alice.everything().await;
+    bob.say(json!({"type": "unsubscribe", "rooms": ["one"]}))
+        .await;
+    bob.of_type("unsubscribed").await;
+    alice
+        .until(|frame| is_presence(frame, "bob", "offline"))
+        .await;
+    alice
+        .until(|frame| is_presence(frame, "bob", "online"))
+        .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_typing_is_thinned_out() {
+    let server = Server::start().await;
+    let mut alice = Chat::open(&server, "alice").await;
+    let mut bob = Chat::open(&server, "bob").await;
+    alice.subscribe("general", None).await;
+    bob.subscribe("general", None).await;
+    let typing = |on: bool| json!({"type": "typing", "room": "general", "on": on});
+    alice.say_all((0..500).map(|n| typing(n % 2 == 0))).await;
+    alice.send("general", "done").await;
+    bob.until(|frame| frame["text"] == "done").await;
+    let told = bob.everything().await;
+    let signs = told.iter().filter(|frame| frame["type"] == "typing");
+    let signs = signs.count();
+    assert!((1..100).contains(&signs), "{signs}");
+    server
+        .metric_becomes("chat_signals_dropped_total", |n| n > 400.0)
+        .await;
+}
+
+#[tokio::test]
+async fn joining_is_limited_whichever_way() {
+    let server = Setup::new()
+        .with("DARDA_LIMIT_JOINS_PER_SEC", 1)
+        .start()
+        .await;
+    let mut alice = Chat::open(&server, "alice").await;
+    // Ten at once, then one a second.
+    for n in 0..9 {
+        alice.subscribe(&format!("subscribed-{n}"), None).await;
+    }
+    alice.send("sent-to", "hello").await;
+    let refused = alice.refusal(send(&new_id(), "another", "hello")).await;
+    assert_eq!(refused["code"], "rate_limited", "{refused}");
+    assert!(refused["retry_after_ms"].as_u64().unwrap() <= 1000);
+    let made = json!({"kind": "public", "id": "made"});
+    let made = server.ask("POST", "/v1/rooms", "alice", made).await;
+    assert_eq!(made.status, 429, "{made:?}");
+    // Rooms she is in are open to her as before.
+    alice.send("sent-to", "again").await;
+}
+
 #[tokio::test]
 async fn a_deleted_room_is_gone_for_all() {
     let server = Server::start().await;

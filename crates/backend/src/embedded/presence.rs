@@ -13,6 +13,8 @@ use crate::{Error, Presence, Relay, Result};
 
 /// Users whose last time online is remembered.
 const LAST_SEEN_MAX: usize = 100_000;
+/// Who leaves a room stays visible in at most so many others without a change.
+const ELSEWHERE_MAX: usize = 50;
 
 pub(super) struct InMemory {
     state: Mutex<State>,
@@ -142,9 +144,14 @@ impl Presence for InMemory {
             return Ok(());
         };
         let user = known.user.clone();
-        if known.rooms.remove(room) {
-            let signal = state.leave(room, &user, Timestamp::now());
-            self.tell(signal);
+        if known.rooms.remove(room)
+            && let Some(signal) = state.leave(room, &user, Timestamp::now())
+        {
+            // A signal to a client does not name the room: who shares another with the user must not take them for gone.
+            let status = state.status(&user);
+            let elsewhere = state.rooms_of(&user).into_iter().take(ELSEWHERE_MAX);
+            let elsewhere = elsewhere.map(|room| self::signal(room, &user, status, None));
+            self.tell(std::iter::once(signal).chain(elsewhere));
         }
         Ok(())
     }
@@ -222,19 +229,24 @@ impl State {
         Some(signal(room, user, Status::Offline, Some(now)))
     }
 
+    /// The rooms the user shows in.
+    fn rooms_of(&self, user: &UserId) -> HashSet<&RoomId> {
+        let known = self.users.get(user);
+        known
+            .into_iter()
+            .flat_map(|user| &user.sessions)
+            .filter_map(|session| self.sessions.get(session))
+            .flat_map(|session| &session.rooms)
+            .collect()
+    }
+
     /// A signal to every room the user shows in, when they went away or came back.
     fn changed(&self, user: &UserId, before: Status) -> Vec<Signal> {
         let status = self.status(user);
-        let Some(known) = self.users.get(user).filter(|_| status != before) else {
+        if status == before {
             return Vec::new();
-        };
-        let rooms: HashSet<&RoomId> = known
-            .sessions
-            .iter()
-            .filter_map(|session| self.sessions.get(session))
-            .flat_map(|session| &session.rooms)
-            .collect();
-        rooms
+        }
+        self.rooms_of(user)
             .into_iter()
             .map(|room| signal(room, user, status, None))
             .collect()
