@@ -21,7 +21,7 @@ use protocol::{
     ClientFrame, CloseCode, ErrorCode, ErrorFrame, Fetch, Hello, Position, RoomId, Seq,
     ServerFrame, Subscribe, SubscribeRoom, Subscribed, Timestamp, Typing, UserId, Welcome,
 };
-use rest::Refusal;
+use rest::{PROBLEM_JSON, Problem, REQUEST_ID_HEADER, Refusal};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -65,29 +65,35 @@ async fn shake_hands(hub: Rc<Hub>, (request, framed): Upgrade) -> std::io::Resul
             // The future of the HTTP connection is large; it ends here.
             actix_rt::spawn(async move { serve(&hub, stream, first, user).await });
         }
-        Err((status, refusal)) => {
+        Err(refusal) => {
             hub.process.metrics.refused(refusal.code);
-            let body = serde_json::json!({
-                "type": "about:blank",
-                "title": refusal.code,
-                "status": status,
-                "detail": refusal.message,
-                "code": refusal.code,
-            })
-            .to_string();
-            let head = format!(
-                "HTTP/1.1 {status} Refused\r\ncontent-type: application/problem+json\r\n\
-                 content-length: {}\r\nconnection: close\r\n\r\n{body}",
-                body.len()
-            );
-            stream.write_all(head.as_bytes()).await?;
+            let answer = refusal_over_http(&request, &refusal);
+            stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await?;
         }
     }
     Ok(())
 }
 
-type Refused = (u16, Refusal);
+/// What an upgrade is refused with, in the form that every other refusal over HTTP has.
+fn refusal_over_http(request: &Request, refusal: &Refusal) -> String {
+    let problem = Problem::from(refusal);
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let challenge = match refusal.code {
+        ErrorCode::Unauthenticated => "www-authenticate: Darda realm=\"open\"\r\n",
+        _ => "",
+    };
+    let id = rest::request_id(request.headers());
+    format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n\
+         {}: {}\r\ncache-control: no-store\r\nconnection: close\r\n{challenge}\r\n{body}",
+        problem.status,
+        problem.title,
+        body.len(),
+        REQUEST_ID_HEADER,
+        id.to_str().unwrap_or_default(),
+    )
+}
 
 /// Other schemes are for a proxy in front of the server.
 fn is_bearer(authorization: &header::HeaderValue) -> bool {
@@ -96,11 +102,10 @@ fn is_bearer(authorization: &header::HeaderValue) -> bool {
 }
 
 /// Checks path, origin, the WebSocket headers and, in open mode, a name on the URL.
-fn handshake(process: &Process, request: &Request) -> Result<(String, Option<UserId>), Refused> {
-    let refuse = |status, code, text: &str| (status, Refusal::new(code, text));
+fn handshake(process: &Process, request: &Request) -> Result<(String, Option<UserId>), Refusal> {
     if request.path() != "/v1/ws" {
         let text = "sockets are at /v1/ws";
-        return Err(refuse(404, ErrorCode::NotFound, text));
+        return Err(Refusal::new(ErrorCode::NotFound, text));
     }
     let headers = request.headers();
     if let Some(origin) = headers.get(header::ORIGIN) {
@@ -112,28 +117,28 @@ fn handshake(process: &Process, request: &Request) -> Result<(String, Option<Use
             .is_ok_and(|origin| process.origins.allow(origin, host))
         {
             let text = "pages of this origin may not open sockets here; see DARDA_ALLOWED_ORIGINS";
-            return Err(refuse(403, ErrorCode::Forbidden, text));
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
     }
     if headers.get(header::AUTHORIZATION).is_some_and(is_bearer) {
         let text = "this server is in open mode and knows no tokens: say `user` in hello";
-        return Err(refuse(401, ErrorCode::Unauthenticated, text));
+        return Err(Refusal::new(ErrorCode::Unauthenticated, text));
     }
     verify_handshake(request.head())
-        .map_err(|error| refuse(400, ErrorCode::BadRequest, &error.to_string()))?;
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
     let key = headers
         .get(header::SEC_WEBSOCKET_KEY)
         .map(|key| hash_key(key.as_bytes()))
         .and_then(|hash| String::from_utf8(hash.to_vec()).ok())
-        .ok_or_else(|| refuse(400, ErrorCode::BadRequest, "sec-websocket-key: is missing"))?;
+        .ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "sec-websocket-key: is missing"))?;
     let query = request.uri().query().unwrap_or_default();
     let query = Query::<HashMap<String, String>>::from_query(query)
-        .map_err(|error| refuse(400, ErrorCode::BadRequest, &error.to_string()))?;
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
     let user = query
         .get("id")
         .map(|id| UserId::parse(id))
         .transpose()
-        .map_err(|error| refuse(400, ErrorCode::BadRequest, &format!("id: {error}")))?;
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, format!("id: {error}")))?;
     Ok((key, user))
 }
 

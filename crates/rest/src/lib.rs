@@ -16,7 +16,7 @@ mod view;
 
 pub use caller::{Caller, USER_HEADER};
 pub use extract::{BODY_BYTES_MAX, Json, Path, Query, RoomPath};
-pub use observe::{REQUEST_ID_HEADER, observe};
+pub use observe::{REQUEST_ID_HEADER, observe, request_id};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Limit, Page, created, no_content, ok};
 pub use problem::{PROBLEM_JSON, Problem};
 pub use refusal::{FieldError, Refusal};

@@ -6,7 +6,7 @@ use actix_web::Error;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::Next;
 use tracing::{Instrument, Span, debug, field, info_span};
@@ -26,12 +26,7 @@ pub async fn observe<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let id = request
-        .headers()
-        .get(&REQUEST_ID_HEADER)
-        .filter(|id| is_sane(id.as_bytes()))
-        .cloned()
-        .unwrap_or_else(new_id);
+    let id = request_id(request.headers());
     let span = info_span!(
         "request",
         request_id = id.to_str().unwrap_or_default(),
@@ -44,6 +39,15 @@ pub async fn observe<B: MessageBody + 'static>(
     let answer = finish(answer, id);
     record(&span, &answer, started);
     Ok(answer)
+}
+
+/// The id of a request: the client's, if it is fit for logs, or a new one.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sent = headers.get(&REQUEST_ID_HEADER);
+    sent.filter(|id| is_sane(id.as_bytes()))
+        .cloned()
+        .unwrap_or_else(new_id)
 }
 
 /// Ids of others go into logs: short, and of harmless characters.
