@@ -266,9 +266,8 @@ async fn nothing_after_a_removal_is_seen_even_by_a_reader_who_is_behind() {
     }
 }
 
-/// Leaving and joining again in one breath, over and over: the old event must not end the new membership.
 #[tokio::test]
-async fn who_is_back_at_once_goes_on_hearing() {
+async fn who_is_removed_and_added_again_hears_again() {
     let server = Server::start().await;
     let room = private_room(&server).await;
     let mut alice = Chat::open(&server, "alice").await;
