@@ -5,6 +5,8 @@
 //! | send, react | members |
 //! | edit | the author |
 //! | delete | the author; admins and owners |
+//!
+//! A deleted message is `not_found` for edits and reactions. The log sees to that, since only there it is certain.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -97,7 +99,7 @@ impl Messages {
     /// Replaces the text of one's own message.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and `forbidden` for somebody else's message.
+    /// As [`send`](Self::send), and `forbidden` for somebody else's message. `not_found` also for a deleted one.
     pub async fn edit(&self, user: &UserId, edit: Edit) -> Result<Appended, Refusal> {
         check_text(&edit.text, &self.limits)?;
         self.rate(user)?;
@@ -144,7 +146,7 @@ impl Messages {
     /// Puts an emoji on a message or takes it off.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// As [`send`](Self::send). `not_found` also for a deleted message.
     pub async fn react(&self, user: &UserId, react: React) -> Result<Appended, Refusal> {
         check_emoji(&react.emoji)?;
         self.rate(user)?;

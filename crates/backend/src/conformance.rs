@@ -23,6 +23,7 @@ macro_rules! conformance_suite {
     ($run:ident) => {
         $crate::conformance_suite! { @tests $run
             log: order_and_chain, idempotence, pages_without_holes, pages_before, heads, related_events,
+                edits_and_deletes_are_not_hidden, deleted_messages_stay_deleted,
                 places_by_time, unread_messages, forgotten_rooms, readers_see_prefixes, relay_follows_the_chain,
                 only_acts_are_appended, one_task_keeps_its_order;
             directory: rooms_are_made_once, direct_rooms_are_one_per_pair, patches_are_announced,

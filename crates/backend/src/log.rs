@@ -43,6 +43,9 @@ pub struct Page {
 /// could not read, nor one that could still be lost (an adapter that stores in steps keeps such events out of `read`
 /// and `head` until they are safe, and finishes the work of a writer that died). `at` never goes back within a room.
 ///
+/// A message that was deleted stays as it is: an edit of it or a reaction to it is `NotFound`, unless that very act is
+/// known already. Readers ignore those that were appended at the same time as the delete all the same.
+///
 /// After an event is durable the adapter hands it to the [`Relay`](crate::Relay) in chain order; callers do not.
 ///
 /// An append that fails with `Unavailable` or `Overloaded` may have been stored all the same; repeating it is safe and
@@ -63,8 +66,11 @@ pub trait Log: Send + Sync {
     /// The last readable seq; zero for a room without events.
     async fn head(&self, room: &RoomId) -> Result<Seq>;
 
-    /// All edits, deletes and reactions of the given messages, ascending. At most `targets.len()` × 1,000 events are
-    /// returned, the newest win.
+    /// What later events make of the given messages, ascending: of each its newest edit, its newest delete and its
+    /// newest reactions. However many reactions there are, edit and delete are among the events.
+    ///
+    /// At most 1,000 reactions of a message are returned. Where those of all would be more than 20,000, the messages
+    /// further back get fewer, but the newest 100 of each are always there.
     async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>>;
 
     /// The first seq at or after a time; the seq after the head when there is none.

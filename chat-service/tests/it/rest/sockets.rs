@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use client::Socket;
 use protocol::{
-    ClientFrame, ErrorCode, EventBody, Fetch, MemberChange, NoticeKind, RoomChange, RoomId, Seq,
-    ServerFrame, Subscribe, SubscribeRoom,
+    ClientFrame, Delete, Edit, ErrorCode, EventBody, Fetch, MemberChange, MessageId, NoticeKind,
+    React, RoomChange, RoomId, Seq, ServerFrame, Subscribe, SubscribeRoom,
 };
 use serde_json::json;
 
@@ -172,6 +172,66 @@ async fn a_deleted_room_says_good_bye() {
         "{answer:?}"
     );
     member.0.close().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_message_is_gone_for_edits_and_reactions() {
+    let server = Server::start().await;
+    let path = server.room("alice", "private").await;
+    let room = room_id(&path);
+    let message = json!({"id": id(), "text": "hi"});
+    let ack = server
+        .post("alice", &format!("{path}/messages"), message)
+        .await
+        .expect(201);
+    let seq = Seq::new(ack["seq"].as_u64().unwrap()).unwrap();
+    let mut alice = Online::connect(&server, "alice").await;
+    let react = |id| {
+        ClientFrame::React(React {
+            id,
+            room: room.clone(),
+            seq,
+            emoji: "👍".to_owned(),
+            on: true,
+        })
+    };
+    let edit = |id| {
+        ClientFrame::Edit(Edit {
+            id,
+            room: room.clone(),
+            seq,
+            text: "other".to_owned(),
+        })
+    };
+    let delete = ClientFrame::Delete(Delete {
+        id: MessageId::generate(),
+        room: room.clone(),
+        seq,
+    });
+    let mut ask = async |frame: &ClientFrame| {
+        alice.0.send(frame).await.unwrap();
+        let answers = alice
+            .until(|frame| matches!(frame, ServerFrame::Ack { .. } | ServerFrame::Error(_)))
+            .await;
+        match answers.into_iter().next_back() {
+            Some(ServerFrame::Ack { duplicate, .. }) => Ok(duplicate),
+            Some(ServerFrame::Error(error)) => Err(error.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    let known = [react(MessageId::generate()), edit(MessageId::generate())];
+    for frame in known.iter().chain([&delete]) {
+        assert!(!ask(frame).await.unwrap());
+    }
+    for frame in [react(MessageId::generate()), edit(MessageId::generate())] {
+        assert_eq!(ask(&frame).await.unwrap_err(), ErrorCode::NotFound);
+    }
+    // Whoever missed the answer still gets it.
+    for frame in known.iter().chain([&delete]) {
+        assert!(ask(frame).await.unwrap());
+    }
+    alice.0.close().await;
     server.stop().await;
 }
 

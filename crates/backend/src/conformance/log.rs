@@ -217,6 +217,106 @@ pub async fn related_events(family: &Backends) {
     assert!(elsewhere.expect("related events").is_empty());
 }
 
+/// However many reactions a message has, its newest edit and delete are found, beside the newest of the reactions.
+pub async fn edits_and_deletes_are_not_hidden(family: &Backends) {
+    for _ in 0..2 {
+        append(family, "general", "alice", text("one")).await;
+    }
+    let react = |target, on| EventBody::Reaction {
+        target,
+        emoji: "👍".to_owned(),
+        on,
+    };
+    for (number, target) in [(1, seq(1)), (2, seq(1)), (3, seq(2))] {
+        let edit = EventBody::Edit {
+            target,
+            text: format!("edit {number}"),
+        };
+        append(family, "general", "alice", edit).await;
+    }
+    let reactions: Vec<_> = (0..1200)
+        .map(|number| {
+            let target = seq(1 + u64::from(number % 12 == 0));
+            let append = act("general", "bob", react(target, number % 2 == 0));
+            let log = Arc::clone(&family.log);
+            tokio::spawn(async move { log.append(append).await })
+        })
+        .collect();
+    for appended in reactions {
+        appended.await.expect("a task").expect("an append");
+    }
+    let delete = EventBody::Delete { target: seq(1) };
+    append(family, "general", "alice", delete).await;
+    let delete = EventBody::Delete { target: seq(2) };
+    let deleted = append(family, "general", "alice", delete).await.seq;
+
+    let found = family
+        .log
+        .related(&room("general"), &[seq(1), seq(2)])
+        .await;
+    let found = found.expect("related events");
+    assert!(found.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+    let of = |target| {
+        let of: Vec<_> = found
+            .iter()
+            .filter(|event| event.body.target() == Some(seq(target)))
+            .collect();
+        let reactions = of
+            .iter()
+            .filter(|event| matches!(event.body, EventBody::Reaction { .. }))
+            .count();
+        let others: Vec<_> = of
+            .iter()
+            .filter(|event| !matches!(event.body, EventBody::Reaction { .. }))
+            .map(|event| event.seq.get())
+            .collect();
+        (reactions, others)
+    };
+    assert_eq!(of(1), (1000, vec![4, deleted.get() - 1]));
+    assert_eq!(of(2), (100, vec![5, deleted.get()]));
+}
+
+/// Nothing is written about a deleted message any more; what was written before keeps its answer.
+pub async fn deleted_messages_stay_deleted(family: &Backends) {
+    for _ in 0..2 {
+        append(family, "general", "alice", text("one")).await;
+    }
+    let edit = |target| EventBody::Edit {
+        target,
+        text: "other".to_owned(),
+    };
+    let react = |target| EventBody::Reaction {
+        target,
+        emoji: "👍".to_owned(),
+        on: true,
+    };
+    let log = &family.log;
+    let known = [edit(seq(1)), react(seq(1))].map(|body| act("general", "alice", body));
+    let mut stored = Vec::new();
+    for known in &known {
+        let appended = log.append(known.clone()).await.expect("an append");
+        stored.push(appended.event);
+    }
+    let delete = act("general", "alice", EventBody::Delete { target: seq(1) });
+    log.append(delete.clone()).await.expect("an append");
+    for body in [edit(seq(1)), react(seq(1))] {
+        assert_not_found(log.append(act("general", "alice", body)).await);
+    }
+    for (known, stored) in known.iter().zip(&stored) {
+        let again = log.append(known.clone()).await.expect("a repeat");
+        assert!(again.duplicate);
+        assert_eq!(again.event, *stored);
+        let other = Append {
+            body: react(seq(2)),
+            ..known.clone()
+        };
+        assert_conflict(log.append(other).await);
+    }
+    assert!(log.append(delete).await.expect("a repeat").duplicate);
+    append(family, "general", "alice", edit(seq(2))).await;
+    append(family, "general", "bob", react(seq(2))).await;
+}
+
 /// The first seq at or after a time.
 pub async fn places_by_time(family: &Backends) {
     let mut events = Vec::new();

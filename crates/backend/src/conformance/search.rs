@@ -78,12 +78,6 @@ pub async fn edits_and_deletes_count(family: &Backends) {
     assert_eq!(found(family, "pie").await, [1]);
     let hits = search(family, &query("cherry", &["general"])).await;
     assert_eq!(hits[0].text, "cherry pie");
-    append(family, "general", "alice", edit(2, "late edit")).await;
-    assert_eq!(
-        found(family, "late").await,
-        [0_u64; 0],
-        "deleted is deleted"
-    );
     append(family, "general", "alice", edit(3, "fig")).await;
     append(
         family,

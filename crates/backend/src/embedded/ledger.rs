@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use protocol::{Event, RoomId, Seq, Timestamp, UserId};
+use protocol::{Event, EventBody, RoomId, Seq, Timestamp, UserId};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::codec;
+use super::codec::{self, kind};
 use super::rows;
 use crate::log::{Append, Appended};
 use crate::{Error, Result};
@@ -88,12 +88,19 @@ impl Ledger {
 
     /// Writes the event, or finds the one that was written before.
     pub fn append(&mut self, connection: &Connection, append: Append) -> Result<Appended> {
-        let columns = codec::encode(&append.body)?;
         let room = self.room(connection, &append.room)?;
         if room.forgotten {
             return Err(Error::NotFound(format!("room {}", append.room)));
         }
         let user = self.user(connection, &append.from)?;
+        if let EventBody::Edit { target, .. } | EventBody::Reaction { target, .. } = append.body
+            && is_deleted(connection, room.no, target)?
+        {
+            // The first answer is also that of a retry, whatever happened to the message meanwhile.
+            let gone = Error::NotFound(format!("there is no message {target} in this room"));
+            return known(connection, room.no, user, append)?.ok_or(gone);
+        }
+        let columns = codec::encode(&append.body)?;
         let seq = room.head.next();
         let n = self.n + 1;
         let at = Timestamp::now().max(self.at);
@@ -117,7 +124,8 @@ impl Ledger {
                 columns.extra,
             ])?;
         if written == 0 {
-            return first(connection, room.no, user, append);
+            return known(connection, room.no, user, append)?
+                .ok_or_else(|| Error::unavailable("an act is neither new nor known"));
         }
         self.n = n;
         self.at = at;
@@ -251,10 +259,24 @@ fn new_no(mut insert: CachedStatement<'_>, id: &str) -> Result<i64> {
     Ok(insert.query_row([id], |row| row.get(0))?)
 }
 
+fn is_deleted(connection: &Connection, room: i64, seq: Seq) -> Result<bool> {
+    let sql = "SELECT 1 FROM events WHERE room = ?1 AND target = ?2 AND kind = ?3";
+    Ok(connection.prepare_cached(sql)?.exists(params![
+        room,
+        seq.get().cast_signed(),
+        kind::DELETE
+    ])?)
+}
+
 /// The event that the same act got when it came first.
-fn first(connection: &Connection, room: i64, user: i64, append: Append) -> Result<Appended> {
+fn known(
+    connection: &Connection,
+    room: i64,
+    user: i64,
+    append: Append,
+) -> Result<Option<Appended>> {
     let id = append.id.as_uuid();
-    let (seq, at, body) = connection
+    let found = connection
         .prepare_cached(
             "SELECT seq, at, kind, target, text, extra FROM events
              WHERE room = ?1 AND user = ?2 AND id = ?3",
@@ -265,7 +287,11 @@ fn first(connection: &Connection, room: i64, user: i64, append: Append) -> Resul
                 row.get(1)?,
                 rows::columns(row, 2).and_then(codec::decode),
             ))
-        })?;
+        })
+        .optional()?;
+    let Some((seq, at, body)) = found else {
+        return Ok(None);
+    };
     let body = body?;
     if body != append.body {
         return Err(Error::Conflict(format!(
@@ -274,7 +300,7 @@ fn first(connection: &Connection, room: i64, user: i64, append: Append) -> Resul
         )));
     }
     let seq = rows::seq(seq)?;
-    Ok(Appended {
+    Ok(Some(Appended {
         event: Arc::new(Event {
             room: append.room,
             seq,
@@ -285,5 +311,5 @@ fn first(connection: &Connection, room: i64, user: i64, append: Append) -> Resul
             body,
         }),
         duplicate: true,
-    })
+    }))
 }

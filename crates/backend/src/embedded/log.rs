@@ -15,8 +15,12 @@ use super::writer::Writer;
 use crate::log::{Append, Appended, Page};
 use crate::{Log, Result};
 
-/// Edits, deletes and reactions returned per message.
-const RELATED_MAX: usize = 1000;
+/// Reactions returned per message,
+const REACTIONS_MAX: usize = 1000;
+/// for all messages of one question,
+const REACTIONS_TOTAL_MAX: usize = 20_000;
+/// and for each of them whatever the others have.
+const REACTIONS_SURE: usize = 100;
 
 pub(super) struct SqliteLog {
     pub writer: Writer,
@@ -105,20 +109,21 @@ impl Log for SqliteLog {
                 let Some(no) = room_no(&reader.connection, &room)? else {
                     return Ok(Vec::new());
                 };
-                let most = targets.len() * RELATED_MAX;
-                let sql = "SELECT seq, at, user, id, kind, target, text, extra FROM events
-                           WHERE room = ?1 AND target = ?2 ORDER BY seq DESC LIMIT ?3";
                 let mut found = Vec::new();
-                for target in targets {
-                    found.extend(events(
-                        reader,
-                        &room,
-                        sql,
-                        params![no, number(target), rows::limit(most)],
-                    )?);
+                let mut left = REACTIONS_TOTAL_MAX;
+                // People look at the last messages first, and so these choose first.
+                for (others, target) in targets.iter().enumerate().rev() {
+                    let target = number(*target);
+                    for kind in [kind::EDIT, kind::DELETE] {
+                        found.extend(events(reader, &room, NEWEST, params![no, target, kind])?);
+                    }
+                    let share = share_of_reactions(left, others);
+                    let reactions = params![no, target, rows::limit(share)];
+                    let reactions = events(reader, &room, REACTIONS, reactions)?;
+                    left = left.saturating_sub(reactions.len());
+                    found.extend(reactions);
                 }
                 found.sort_unstable_by_key(|event| event.seq);
-                found.drain(..found.len().saturating_sub(most));
                 Ok(found)
             })
             .await
@@ -178,6 +183,29 @@ fn number(seq: Seq) -> i64 {
     seq.get().cast_signed()
 }
 
+// Left to itself SQLite may take the primary key for these, and so walk through all of a room for one message.
+
+/// The newest event of a kind about a message.
+const NEWEST: &str =
+    "SELECT seq, at, user, id, kind, target, text, extra FROM events INDEXED BY events_target
+    WHERE room = ?1 AND target = ?2 AND kind = ?3 ORDER BY seq DESC LIMIT 1";
+
+/// The newest reactions to a message, put on (4) and taken off (5). Two walks down the index that are merged: one walk
+/// over both kinds would gather and sort all there are.
+const REACTIONS: &str =
+    "SELECT seq, at, user, id, kind, target, text, extra FROM events INDEXED BY events_target
+        WHERE room = ?1 AND target = ?2 AND kind = 4
+    UNION ALL
+    SELECT seq, at, user, id, kind, target, text, extra FROM events INDEXED BY events_target
+        WHERE room = ?1 AND target = ?2 AND kind = 5
+    ORDER BY seq DESC LIMIT ?3";
+
+/// How many reactions a message may have when `left` are to be given out and `others` come after it.
+fn share_of_reactions(left: usize, others: usize) -> usize {
+    left.saturating_sub(others * REACTIONS_SURE)
+        .clamp(REACTIONS_SURE, REACTIONS_MAX)
+}
+
 /// The number of a room whose log can be read.
 fn room_no(connection: &Connection, room: &RoomId) -> Result<Option<i64>> {
     Ok(connection
@@ -213,18 +241,45 @@ fn events(
 }
 
 /// Halves the range of seqs, which works because times never fall in a room.
-fn first_at(connection: &Connection, no: i64, at: Timestamp) -> Result<Seq> {
+pub(super) fn first_at(connection: &Connection, no: i64, at: Timestamp) -> Result<Seq> {
     let mut probe =
         connection.prepare_cached("SELECT at FROM events WHERE room = ?1 AND seq = ?2")?;
     let (mut low, mut high) = (1, number(head(connection, no)?) + 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        let time: i64 = probe.query_row([no, middle], |row| row.get(0))?;
-        if time < at.as_millis() {
-            low = middle + 1;
-        } else {
-            high = middle;
+        // Nothing is there when the room is forgotten at this moment; then any answer will do.
+        let time: Option<i64> = probe.query_row([no, middle], |row| row.get(0)).optional()?;
+        match time {
+            Some(time) if time < at.as_millis() => low = middle + 1,
+            _ => high = middle,
         }
     }
     rows::seq(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reactions_are_shared_out_within_bounds() {
+        let shares = |targets: usize, wanted: usize| -> Vec<usize> {
+            let mut left = REACTIONS_TOTAL_MAX;
+            let share = |others| {
+                let share = share_of_reactions(left, others).min(wanted);
+                left = left.saturating_sub(share);
+                share
+            };
+            (0..targets).rev().map(share).collect()
+        };
+        assert_eq!(shares(1, 5000), [1000]);
+        assert_eq!(shares(200, 7), [7; 200]);
+        let many = shares(200, 5000);
+        assert_eq!((many[0], many[1], many[199]), (100, 100, 100));
+        assert_eq!(many.iter().sum::<usize>(), REACTIONS_TOTAL_MAX);
+        let some = shares(50, 5000);
+        assert_eq!((some[0], some[49]), (1000, 100));
+        assert!(some.iter().all(|share| *share >= REACTIONS_SURE));
+        assert!(some.iter().sum::<usize>() <= REACTIONS_TOTAL_MAX);
+    }
 }

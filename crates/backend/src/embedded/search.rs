@@ -274,8 +274,9 @@ fn hit(
     if query.since.is_some_and(|since| at < since) || query.until.is_some_and(|until| at >= until) {
         return Ok(None);
     }
+    // Without the name of the index SQLite walks down the primary key, which is the whole room.
     let mut newest = log.prepare_cached(
-        "SELECT text FROM events WHERE room = ?1 AND target = ?2 AND kind = ?3
+        "SELECT text FROM events INDEXED BY events_target WHERE room = ?1 AND target = ?2 AND kind = ?3
          ORDER BY seq DESC LIMIT 1",
     )?;
     let mut newest = |kind| {
