@@ -36,6 +36,9 @@ pub struct InviteView {
 }
 
 /// Makes an invite. Admins and owners may.
+///
+/// It ends with its time, with its last use, and when whoever made it leaves the room or becomes a plain member. A room
+/// has at most 100 at a time; one more is `too_large`.
 #[utoipa::path(
     post, path = "/v1/rooms/{id}/invites", tag = "rooms", operation_id = "create_invite",
     params(("id" = RoomId, Path, description = "The room.")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend::directory::{Invite, Member, Room, RoomKind};
+use backend::directory::{Invite, Member, Room};
 use protocol::{ErrorCode, NoticeKind, Role, RoomId, Timestamp, UserId};
 use rest::Refusal;
 
@@ -71,11 +71,7 @@ impl Rooms {
             });
         }
         self.spend(by)?;
-        let member = self.add(by, &room, user).await?;
-        Ok(Made {
-            value: member,
-            new: true,
-        })
+        self.add(by, &room.id, user).await
     }
 
     /// Gives a member another role. Owners may give any; an admin may only step down.
@@ -94,16 +90,17 @@ impl Rooms {
         if me.role != Role::Owner && !steps_down {
             return Err(forbidden("only owners give and take roles"));
         }
-        if self
-            .backends
-            .directory
-            .member(&room.id, user)
-            .await?
-            .is_none()
-        {
-            return Err(no_member());
-        }
-        self.put(by, &room.id, user, role).await
+        let (rooms, by, user) = (self.clone(), by.clone(), user.clone());
+        detached(async move {
+            let directory = &rooms.backends.directory;
+            let changed = directory.set_role(&room.id, &user, role, &by).await;
+            let changed = changed.map_err(about_member)?;
+            if !changed.announce.is_empty() {
+                rooms.announce().await;
+            }
+            Ok(changed.value)
+        })
+        .await
     }
 
     /// Ends a membership: one's own, or another's as owner, or a plain member's as admin. It also ends that user's
@@ -124,13 +121,7 @@ impl Rooms {
             Role::Admin
         };
         let (room, me) = self.led_by(by, room, least).await?;
-        if by == user {
-            if room.kind == RoomKind::Private && room.members <= 1 {
-                return Err(forbidden(
-                    "the last member of a private room cannot leave it; delete the room instead",
-                ));
-            }
-        } else {
+        if by != user {
             let them = self.backends.directory.member(&room.id, user).await?;
             let them = them.ok_or_else(no_member)?;
             if me.role != Role::Owner && them.role != Role::Member {
@@ -149,10 +140,11 @@ impl Rooms {
         .await
     }
 
-    /// Makes a code that lets its bearers in. Admins and owners may.
+    /// Makes a code that lets its bearers in. Admins and owners may. It ends with its time or its uses, and when the
+    /// inviter leaves the room or becomes a plain member.
     ///
     /// # Errors
-    /// `not_found`, `forbidden`, or `bad_request` with the field.
+    /// `not_found`, `forbidden`, `bad_request` with the field, or `too_large` when the room has a hundred already.
     pub async fn invite(
         &self,
         by: &UserId,
@@ -172,23 +164,26 @@ impl Rooms {
                 format!("must be from 1 to {INVITE_SECS_MAX}"),
             ));
         }
+        let now = Timestamp::now();
         let validity = Duration::from_secs(terms.expires_in_secs);
         let validity_ms = i64::try_from(validity.as_millis()).unwrap_or(i64::MAX);
         let invite = Invite {
             code: invite_code(),
-            room: room.id,
+            room: room.id.clone(),
             by: by.clone(),
             uses_left: terms.max_uses,
-            expires_at: Timestamp::from_millis(
-                Timestamp::now().as_millis().saturating_add(validity_ms),
-            ),
+            expires_at: Timestamp::from_millis(now.as_millis().saturating_add(validity_ms)),
         };
         let directory = &self.backends.directory;
-        directory
-            .put_invite(invite.clone())
-            .await
-            .map_err(about_room)?;
-        Ok(invite)
+        match directory.put_invite(invite.clone(), now).await {
+            Ok(()) => Ok(invite),
+            Err(backend::Error::Refused(reason)) => {
+                // Either the right to invite was lost meanwhile, or there are too many invites.
+                self.led_by(by, &room.id, Role::Admin).await?;
+                Err(Refusal::new(ErrorCode::TooLarge, reason))
+            }
+            Err(error) => Err(about_room(error)),
+        }
     }
 
     /// Enters a room by a code.
@@ -220,42 +215,34 @@ impl Rooms {
 
     /// Joins a public room that the user is not yet a member of.
     pub(super) async fn join(&self, user: &UserId, room: &Room) -> Result<(Room, Member), Refusal> {
-        self.add(user, room, user).await?;
+        self.add(user, &room.id, user).await?;
         self.member(user, &room.id).await
     }
 
-    /// Adds somebody. Whoever comes first into a public room that everybody left owns it, for otherwise nobody could
-    /// look after it again.
-    async fn add(&self, by: &UserId, room: &Room, user: &UserId) -> Result<Member, Refusal> {
-        let role = if room.members == 0 {
-            Role::Owner
-        } else {
-            Role::Member
-        };
-        let member = self.put(by, &room.id, user, role).await?;
-        self.notice(user, NoticeKind::RoomAdded, &room.id);
-        Ok(member)
-    }
-
-    async fn put(
+    /// Adds somebody who was no member a moment ago.
+    async fn add(
         &self,
         by: &UserId,
         room: &RoomId,
         user: &UserId,
-        role: Role,
-    ) -> Result<Member, Refusal> {
+    ) -> Result<Made<Member>, Refusal> {
         let rooms = self.clone();
         let (by, room, user) = (by.clone(), room.clone(), user.clone());
         detached(async move {
             let directory = &rooms.backends.directory;
             let changed = directory
-                .put_member(&room, &user, role, &by)
+                .put_member(&room, &user, Role::Member, &by)
                 .await
                 .map_err(about_room)?;
-            if !changed.announce.is_empty() {
+            let new = !changed.announce.is_empty();
+            if new {
                 rooms.announce().await;
+                rooms.notice(&user, NoticeKind::RoomAdded, &room);
             }
-            Ok(changed.value)
+            Ok(Made {
+                value: changed.value,
+                new,
+            })
         })
         .await
     }

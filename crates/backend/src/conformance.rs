@@ -28,7 +28,9 @@ macro_rules! conformance_suite {
                 only_acts_are_appended, one_task_keeps_its_order;
             directory: rooms_are_made_once, direct_rooms_are_one_per_pair, patches_are_announced,
                 deleted_rooms_stay_deleted, listings, members_come_and_go, members_are_listed_by_name,
-                the_last_owner_stays, cursors_only_go_up, invites, announcements_wait_until_done,
+                the_last_owner_stays, private_rooms_are_never_empty, the_first_in_an_empty_room_owns_it,
+                roles_and_departures_at_once, cursors_only_go_up, invites, invites_are_bounded,
+                announcements_wait_until_done,
                 changes_are_seen_at_once, many_change_at_once;
             presence: sessions_make_users_online, idle_sessions_make_users_away, rooms_show_their_users,
                 signals_are_sent_once, sessions_are_limited;

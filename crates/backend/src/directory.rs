@@ -146,8 +146,9 @@ pub trait Directory: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Member>>;
 
-    /// Makes `user` a member, or changes the role of one. `Refused` when the room is full (100,000), or when the
-    /// change would leave the room without an owner.
+    /// Makes `user` a member with this role. Whoever comes first into a room that everybody left becomes its owner,
+    /// for otherwise nobody could look after it again; whoever is a member already stays as they are. `Refused` when
+    /// the room is full (100,000) or a direct one.
     async fn put_member(
         &self,
         room: &RoomId,
@@ -156,15 +157,28 @@ pub trait Directory: Send + Sync {
         by: &UserId,
     ) -> Result<Changed<Member>>;
 
-    /// Ends a membership. `NotFound` when there is none; `Refused` for the last owner while others remain.
+    /// Gives a member another role. `NotFound` when there is no such member; `Refused` when the room would be left
+    /// without an owner, or is a direct one. The invites of somebody who becomes a plain member end.
+    async fn set_role(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        role: Role,
+        by: &UserId,
+    ) -> Result<Changed<Member>>;
+
+    /// Ends a membership, and the invites that the member made. `NotFound` when there is none; `Refused` for the last
+    /// owner while others remain, for the last member of a private room, whom nobody could follow, and in a direct
+    /// room.
     async fn remove_member(&self, room: &RoomId, user: &UserId, by: &UserId)
     -> Result<Changed<()>>;
 
     /// Moves cursors up. Those of people who are no members are ignored.
     async fn advance(&self, cursors: Vec<Cursor>) -> Result<()>;
 
-    /// Keeps a new invite.
-    async fn put_invite(&self, invite: Invite) -> Result<()>;
+    /// Keeps a new invite, and none any longer that is used up or expired at `at`. `Refused` when the room has a
+    /// hundred others, when `by` is neither admin nor owner of the room, and in a direct room.
+    async fn put_invite(&self, invite: Invite, at: Timestamp) -> Result<()>;
 
     /// Uses an invite once and makes `user` a member. `NotFound` when it is unknown, used up or expired at `at`; no
     /// use is taken from somebody who is a member already.

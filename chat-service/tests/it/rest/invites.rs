@@ -55,7 +55,11 @@ async fn an_invite_ends_with_its_time_and_its_room() {
         uses_left: 5,
         expires_at: Timestamp::from_millis(Timestamp::now().as_millis() - 1),
     };
-    server.backends.directory.put_invite(invite).await.unwrap();
+    let directory = &server.backends.directory;
+    directory
+        .put_invite(invite, Timestamp::now())
+        .await
+        .unwrap();
     server
         .post("bob", &format!("/v1/invites/{code}"), json!(null))
         .await
@@ -102,5 +106,56 @@ async fn terms_are_bounded() {
     }
     let default = server.post("alice", &path, json!({})).await.expect(201);
     assert_eq!(default["uses_left"], 10);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invite_ends_with_the_right_of_whoever_made_it() {
+    let server = Server::start().await;
+    let room = server.room_of_three("private").await;
+    let invite = async |by: &str| {
+        let made = server
+            .post(by, &format!("{room}/invites"), json!({}))
+            .await
+            .expect(201);
+        format!("/v1/invites/{}", made["code"].as_str().unwrap())
+    };
+    let (of_owner, of_admin) = (invite("owner").await, invite("admin").await);
+    server.post("bob", &of_admin, json!(null)).await.expect(200);
+    let admin = format!("{room}/members/admin");
+    server
+        .patch("owner", &admin, json!({"role": "member"}))
+        .await
+        .expect(200);
+    server
+        .post("carol", &of_admin, json!(null))
+        .await
+        .expect(404);
+    let role = json!({"role": "admin"});
+    server
+        .patch("owner", &admin, role.clone())
+        .await
+        .expect(200);
+    let again = invite("admin").await;
+    server.delete("owner", &admin).await.expect(204);
+    server.post("admin", &again, json!(null)).await.expect(404);
+    server.get("admin", &room).await.expect_no_room();
+    server
+        .post("carol", &of_owner, json!(null))
+        .await
+        .expect(200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_has_a_bounded_number_of_invites() {
+    let server = Server::start().await;
+    let room = server.room("alice", "private").await;
+    let path = format!("{room}/invites");
+    for _ in 0..100 {
+        server.post("alice", &path, json!({})).await.expect(201);
+    }
+    let problem = server.post("alice", &path, json!({})).await.expect(413);
+    assert_eq!(problem["code"], "too_large");
     server.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::{EventBody, MemberChange, Role, RoomChange, Seq, Timestamp};
+use protocol::{EventBody, MemberChange, Role, RoomChange, Seq, Timestamp, UserId};
 
 use super::{
     act, append, assert_conflict, assert_not_found, assert_refused, room, seq, text, user,
@@ -125,7 +125,10 @@ pub async fn direct_rooms_are_one_per_pair(family: &Backends) {
             .put_member(&first, &carol, Role::Member, &bob)
             .await,
     );
-    assert_refused(directory.put_member(&first, &bob, Role::Owner, &bob).await);
+    let same = directory.put_member(&first, &bob, Role::Owner, &bob).await;
+    let same = same.expect("a member already");
+    assert_eq!((same.value.role, same.announce.len()), (Role::Member, 0));
+    assert_refused(directory.set_role(&first, &bob, Role::Owner, &bob).await);
     assert_refused(directory.remove_member(&first, &bob, &bob).await);
 
     let other = directory
@@ -219,7 +222,10 @@ pub async fn deleted_rooms_stay_deleted(family: &Backends) {
         uses_left: 5,
         expires_at: Timestamp::from_millis(i64::MAX),
     };
-    directory.put_invite(invite).await.expect("an invite");
+    directory
+        .put_invite(invite, Timestamp::now())
+        .await
+        .expect("an invite");
     append(family, "general", "alice", text("x")).await;
     // Both caches know them.
     assert!(get(family, "general").await.is_some());
@@ -342,7 +348,18 @@ pub async fn members_come_and_go(family: &Backends) {
     assert_eq!(new.announce[0].from, alice);
     assert_eq!(get(family, "general").await.expect("the room").members, 2);
     assert!(put(Role::Member).await.announce.is_empty());
-    let promoted = put(Role::Admin).await;
+    let set = async |role| directory.set_role(&general, &bob, role, &alice).await;
+    let promoted = set(Role::Admin).await.expect("an admin");
+    let again = set(Role::Admin).await.expect("an admin already");
+    assert_eq!(
+        (again.value, again.announce.len()),
+        (promoted.value.clone(), 0)
+    );
+    let stays = put(Role::Member).await;
+    assert_eq!(
+        (stays.value, stays.announce.len()),
+        (promoted.value.clone(), 0)
+    );
     assert_eq!(promoted.value.role, Role::Admin);
     assert_eq!(promoted.value.joined_at, new.value.joined_at);
     assert_eq!(
@@ -372,6 +389,8 @@ pub async fn members_come_and_go(family: &Backends) {
         assert_eq!(member(family, "general", "bob").await, None);
         assert_eq!(get(family, "general").await.expect("the room").members, 1);
         assert_not_found(directory.remove_member(&general, &bob, &alice).await);
+        assert_not_found(set(Role::Admin).await);
+        assert_eq!(member(family, "general", "bob").await, None);
         put(Role::Member).await;
     }
     let nowhere = directory
@@ -412,16 +431,119 @@ pub async fn the_last_owner_stays(family: &Backends) {
     create(family, "general", RoomKind::Public, "alice").await;
     join(family, "general", "bob").await;
     let demote = directory
-        .put_member(&general, &alice, Role::Admin, &alice)
+        .set_role(&general, &alice, Role::Admin, &alice)
         .await;
     assert_refused(demote);
     assert_refused(directory.remove_member(&general, &alice, &alice).await);
-    put(family, "general", "bob", Role::Owner).await;
+    let promoted = directory
+        .set_role(&general, &bob, Role::Owner, &alice)
+        .await;
+    promoted.expect("a second owner");
     let left = directory.remove_member(&general, &alice, &alice).await;
     left.expect("one of two owners may go");
     let left = directory.remove_member(&general, &bob, &bob).await;
     left.expect("whoever is alone may go");
     assert_eq!(get(family, "general").await.expect("the room").members, 0);
+}
+
+/// Nobody leaves a private room without anybody in it, for nobody could follow.
+pub async fn private_rooms_are_never_empty(family: &Backends) {
+    let directory = &family.directory;
+    for round in 0..20 {
+        let id = format!("secret-{round}");
+        create(family, &id, RoomKind::Private, "alice").await;
+        let secret = room(&id);
+        let (alice, bob) = (user("alice"), user("bob"));
+        assert_refused(directory.remove_member(&secret, &alice, &alice).await);
+        put(family, &id, "bob", Role::Owner).await;
+        let leave = |who| {
+            let (directory, secret) = (Arc::clone(directory), secret.clone());
+            tokio::spawn(async move { directory.remove_member(&secret, &who, &who).await })
+        };
+        let (one, other) = (leave(alice), leave(bob));
+        let (one, other) = (one.await.expect("a task"), other.await.expect("a task"));
+        assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+        assert_eq!(get(family, &id).await.expect("the room").members, 1);
+    }
+}
+
+/// Whoever comes first into a room that everybody left owns it, and nobody else, however many come at once.
+pub async fn the_first_in_an_empty_room_owns_it(family: &Backends) {
+    let directory = &family.directory;
+    for round in 0..20 {
+        let id = format!("public-{round}");
+        let here = room(&id);
+        create(family, &id, RoomKind::Public, "alice").await;
+        // The last one leaves while the next ones come.
+        let leave = {
+            let (directory, here, alice) = (Arc::clone(directory), here.clone(), user("alice"));
+            tokio::spawn(async move { directory.remove_member(&here, &alice, &alice).await })
+        };
+        let joins: Vec<_> = (0..6)
+            .map(|number| {
+                let (directory, here) = (Arc::clone(directory), here.clone());
+                let who = user(&format!("user-{number}"));
+                tokio::spawn(
+                    async move { directory.put_member(&here, &who, Role::Member, &who).await },
+                )
+            })
+            .collect();
+        for join in joins {
+            let joined = join.await.expect("a task").expect("a member");
+            assert_eq!(
+                bodies(&joined.announce),
+                [self::joined(joined.value.user.as_str(), joined.value.role)]
+            );
+        }
+        let left = leave.await.expect("a task").is_ok();
+        let members = directory.members(&here, None, 10).await.expect("members");
+        assert_eq!(members.len(), if left { 6 } else { 7 });
+        let owners = members.iter().filter(|member| member.role == Role::Owner);
+        assert_eq!(owners.count(), 1);
+    }
+    let alone = room("public-0");
+    let members = directory.members(&alone, None, 10).await.expect("members");
+    let (owners, others): (Vec<_>, Vec<_>) = members
+        .into_iter()
+        .partition(|member| member.role == Role::Owner);
+    for member in others.iter().chain(&owners) {
+        let gone = directory.remove_member(&alone, &member.user, &member.user);
+        gone.await.expect("a removal");
+    }
+    assert_eq!(join(family, "public-0", "bob").await.role, Role::Owner);
+    assert_eq!(join(family, "public-0", "carol").await.role, Role::Member);
+}
+
+/// A role is no way back in for somebody who left at the same time, and two owners do not take it from each other.
+pub async fn roles_and_departures_at_once(family: &Backends) {
+    let directory = &family.directory;
+    create(family, "general", RoomKind::Public, "alice").await;
+    let general = room("general");
+    let (alice, bob) = (user("alice"), user("bob"));
+    let set_role = |who: &str, role, by: &str| {
+        let (directory, general) = (Arc::clone(directory), general.clone());
+        let (who, by) = (user(who), user(by));
+        tokio::spawn(async move { directory.set_role(&general, &who, role, &by).await })
+    };
+    for _ in 0..20 {
+        join(family, "general", "bob").await;
+        let promotion = set_role("bob", Role::Admin, "alice");
+        let left = directory.remove_member(&general, &bob, &bob).await;
+        left.expect("a departure");
+        let _ = promotion.await.expect("a task");
+        assert_eq!(member(family, "general", "bob").await, None);
+    }
+    put(family, "general", "bob", Role::Owner).await;
+    for _ in 0..20 {
+        let one = set_role("bob", Role::Member, "alice");
+        let other = set_role("alice", Role::Member, "bob");
+        let (one, other) = (one.await.expect("a task"), other.await.expect("a task"));
+        assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+        for who in [&alice, &bob] {
+            let back = directory.set_role(&general, who, Role::Owner, &alice).await;
+            back.expect("an owner again");
+        }
+    }
 }
 
 /// Cursors go up, never down, and `received` is never below `read`.
@@ -475,10 +597,10 @@ pub async fn invites(family: &Backends) {
         uses_left: 2,
         expires_at: later,
     };
-    let put = directory.put_invite(invite("code", "secret")).await;
+    let put = directory.put_invite(invite("code", "secret"), now).await;
     put.expect("an invite");
-    assert_conflict(directory.put_invite(invite("code", "secret")).await);
-    assert_not_found(directory.put_invite(invite("other", "nowhere")).await);
+    assert_conflict(directory.put_invite(invite("code", "secret"), now).await);
+    assert_not_found(directory.put_invite(invite("other", "nowhere"), now).await);
 
     let redeem =
         async |code: &str, name: &str, at| directory.redeem_invite(code, &user(name), at).await;
@@ -492,6 +614,67 @@ pub async fn invites(family: &Backends) {
     redeem("code", "carol", now).await.expect("the second use");
     assert_not_found(redeem("code", "dora", now).await);
     assert_eq!(member(family, "secret", "dora").await, None);
+}
+
+/// A room has so many invites at a time. They end with the right to invite of whoever made them.
+pub async fn invites_are_bounded(family: &Backends) {
+    let directory = &family.directory;
+    create(family, "secret", RoomKind::Private, "alice").await;
+    let secret = room("secret");
+    let (alice, bob) = (user("alice"), user("bob"));
+    put(family, "secret", "bob", Role::Admin).await;
+    let now = Timestamp::now();
+    let later = |millis| Timestamp::from_millis(now.as_millis() + millis);
+    let invite = async |code: &str, by: &UserId, millis, at| {
+        let invite = Invite {
+            code: code.to_owned(),
+            room: room("secret"),
+            by: by.clone(),
+            uses_left: 1,
+            expires_at: later(millis),
+        };
+        directory.put_invite(invite, at).await
+    };
+    for number in 0..100 {
+        let made = invite(&format!("code-{number}"), &alice, 1000 + number, now).await;
+        made.expect("an invite");
+    }
+    assert_refused(invite("more", &bob, 1000, now).await);
+    // One is used up, one expires.
+    let carol = user("carol");
+    let inside = directory.redeem_invite("code-50", &carol, now).await;
+    inside.expect("a way in");
+    invite("of-bob", &bob, 9000, now).await.expect("an invite");
+    assert_refused(invite("more", &alice, 9000, now).await);
+    let made = invite("of-alice", &alice, 9000, later(1000)).await;
+    made.expect("an invite");
+    assert_refused(invite("more", &alice, 9000, later(1000)).await);
+
+    let redeem = async |code: &str| {
+        let who = user(&format!("with-{code}"));
+        directory.redeem_invite(code, &who, now).await
+    };
+    for outsider in ["carol", "nobody"] {
+        assert_refused(invite("more", &user(outsider), 9000, later(5000)).await);
+    }
+    let demoted = directory
+        .set_role(&secret, &bob, Role::Member, &alice)
+        .await;
+    demoted.expect("a plain member");
+    assert_not_found(redeem("of-bob").await);
+    for (code, role) in [("as-admin", Role::Admin), ("as-owner", Role::Owner)] {
+        let promoted = directory.set_role(&secret, &bob, role, &alice).await;
+        promoted.expect("another role");
+        let made = invite(code, &bob, 9000, later(5000)).await;
+        made.expect("an invite");
+    }
+    let stepped = directory.set_role(&secret, &bob, Role::Admin, &bob).await;
+    stepped.expect("an admin");
+    redeem("as-owner").await.expect("a way in");
+    let gone = directory.remove_member(&secret, &bob, &alice).await;
+    gone.expect("a removal");
+    assert_not_found(redeem("as-admin").await);
+    redeem("of-alice").await.expect("a way in");
 }
 
 /// What is to be announced is kept, oldest first, until it is said to be in the log.

@@ -152,6 +152,18 @@ impl Directory for SqliteDirectory {
             .await
     }
 
+    async fn set_role(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        role: Role,
+        by: &UserId,
+    ) -> Result<Changed<Member>> {
+        let (room, user, by) = (room.clone(), user.clone(), by.clone());
+        self.change(move |connection| changes::set_role(connection, &room, &user, role, &by))
+            .await
+    }
+
     async fn remove_member(
         &self,
         room: &RoomId,
@@ -171,8 +183,8 @@ impl Directory for SqliteDirectory {
             .await
     }
 
-    async fn put_invite(&self, invite: Invite) -> Result<()> {
-        self.change(move |connection| changes::put_invite(connection, &invite))
+    async fn put_invite(&self, invite: Invite, at: Timestamp) -> Result<()> {
+        self.change(move |connection| changes::put_invite(connection, &invite, at))
             .await
     }
 

@@ -12,6 +12,10 @@ use crate::log::Append;
 use crate::{Error, Result};
 
 const MEMBERS_MAX: u64 = 100_000;
+/// Invites of one room that are good at the same time.
+const INVITES_MAX: i64 = 100;
+/// The least role that may invite.
+const INVITER: Role = Role::Admin;
 
 /// A room in the middle of a change: what is announced and touched gathers here.
 struct Work<'a> {
@@ -63,8 +67,12 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Takes in somebody who is no member yet.
+    /// Takes in somebody who is no member yet. The first in an empty room owns it.
     fn add(&mut self, user: &UserId, role: Role, by: &UserId) -> Result<Member> {
+        let role = match self.room.kind {
+            RoomKind::Public | RoomKind::Private if self.room.members == 0 => Role::Owner,
+            _ => role,
+        };
         if self.room.members >= MEMBERS_MAX {
             return Err(Error::Refused(format!(
                 "the room {} has {MEMBERS_MAX} members and is full",
@@ -115,6 +123,14 @@ impl<'a> Work<'a> {
             user.clone(),
             member.cloned(),
         ));
+    }
+
+    /// Ends the invites of somebody who may make none any more.
+    fn end_invites_of(&self, user: &UserId) -> Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM invites WHERE room = ?1 AND user = ?2")?
+            .execute(params![self.no, user.as_str()])?;
+        Ok(())
     }
 
     fn is_last_owner(&self, member: &Member) -> Result<bool> {
@@ -312,29 +328,47 @@ pub(super) fn put_member(
 ) -> Result<Done<Changed<Member>>> {
     let mut work = Work::on(connection, id)?;
     let member = match work.member(user)? {
-        Some(member) if member.role == role => member,
-        _ if work.room.kind == RoomKind::Direct => return Err(fixed(id)),
-        Some(member) => {
-            if work.is_last_owner(&member)? {
-                return Err(last_owner(user, id));
-            }
-            let member = Member { role, ..member };
-            connection
-                .prepare_cached("UPDATE members SET role = ?3 WHERE room = ?1 AND user = ?2")?
-                .execute(params![work.no, user.as_str(), role_number(role)])?;
-            work.touch(user, Some(&member));
-            work.announce(
-                by,
-                EventBody::Member {
-                    user: user.clone(),
-                    change: MemberChange::Role,
-                    role: Some(role),
-                },
-            )?;
-            member
-        }
+        Some(member) => member,
+        None if work.room.kind == RoomKind::Direct => return Err(fixed(id)),
         None => work.add(user, role, by)?,
     };
+    Ok(work.done(|_| member))
+}
+
+pub(super) fn set_role(
+    connection: &Connection,
+    id: &RoomId,
+    user: &UserId,
+    role: Role,
+    by: &UserId,
+) -> Result<Done<Changed<Member>>> {
+    let mut work = Work::on(connection, id)?;
+    let member = work.member(user)?.ok_or_else(|| no_member(user, id))?;
+    if work.room.kind == RoomKind::Direct {
+        return Err(fixed(id));
+    }
+    if member.role == role {
+        return Ok(work.done(|_| member));
+    }
+    if work.is_last_owner(&member)? {
+        return Err(last_owner(user, id));
+    }
+    let member = Member { role, ..member };
+    connection
+        .prepare_cached("UPDATE members SET role = ?3 WHERE room = ?1 AND user = ?2")?
+        .execute(params![work.no, user.as_str(), role_number(role)])?;
+    if role < INVITER {
+        work.end_invites_of(user)?;
+    }
+    work.touch(user, Some(&member));
+    work.announce(
+        by,
+        EventBody::Member {
+            user: user.clone(),
+            change: MemberChange::Role,
+            role: Some(role),
+        },
+    )?;
     Ok(work.done(|_| member))
 }
 
@@ -345,18 +379,22 @@ pub(super) fn remove_member(
     by: &UserId,
 ) -> Result<Done<Changed<()>>> {
     let mut work = Work::on(connection, id)?;
-    let member = work
-        .member(user)?
-        .ok_or_else(|| Error::NotFound(format!("member {user} of room {id}")))?;
+    let member = work.member(user)?.ok_or_else(|| no_member(user, id))?;
     if work.room.kind == RoomKind::Direct {
         return Err(fixed(id));
     }
     if work.room.members > 1 && work.is_last_owner(&member)? {
         return Err(last_owner(user, id));
     }
+    if work.room.members <= 1 && work.room.kind == RoomKind::Private {
+        return Err(Error::Refused(
+            "the last member of a private room cannot leave it; delete the room instead".to_owned(),
+        ));
+    }
     connection
         .prepare_cached("DELETE FROM members WHERE room = ?1 AND user = ?2")?
         .execute(params![work.no, user.as_str()])?;
+    work.end_invites_of(user)?;
     work.count(work.room.members.saturating_sub(1))?;
     work.touch(user, None);
     let change = if user == by {
@@ -377,6 +415,10 @@ pub(super) fn remove_member(
 
 fn fixed(id: &RoomId) -> Error {
     Error::Refused(format!("the members of the direct room {id} never change"))
+}
+
+fn no_member(user: &UserId, id: &RoomId) -> Error {
+    Error::NotFound(format!("member {user} of room {id}"))
 }
 
 fn last_owner(user: &UserId, id: &RoomId) -> Error {
@@ -418,10 +460,32 @@ pub(super) fn advance(connection: &Connection, cursors: &[Cursor]) -> Result<Don
     Ok(Done { value: (), touched })
 }
 
-pub(super) fn put_invite(connection: &Connection, invite: &Invite) -> Result<Done<()>> {
+pub(super) fn put_invite(
+    connection: &Connection,
+    invite: &Invite,
+    at: Timestamp,
+) -> Result<Done<()>> {
     let work = Work::on(connection, &invite.room)?;
     if work.room.kind == RoomKind::Direct {
         return Err(fixed(&invite.room));
+    }
+    if work.member(&invite.by)?.is_none_or(|by| by.role < INVITER) {
+        return Err(Error::Refused(
+            "only admins and owners invite into a room".to_owned(),
+        ));
+    }
+    connection
+        .prepare_cached(
+            "DELETE FROM invites WHERE room = ?1 AND (uses_left = 0 OR expires_at <= ?2)",
+        )?
+        .execute([work.no, at.as_millis()])?;
+    let others: i64 = connection
+        .prepare_cached("SELECT count(*) FROM invites WHERE room = ?1")?
+        .query_row([work.no], |row| row.get(0))?;
+    if others >= INVITES_MAX {
+        return Err(Error::Refused(format!(
+            "the room has {INVITES_MAX} invites that are neither used up nor expired"
+        )));
     }
     let kept = connection
         .prepare_cached(
