@@ -34,7 +34,7 @@ macro_rules! conformance_suite {
                 changes_are_seen_at_once, many_change_at_once;
             presence: sessions_make_users_online, idle_sessions_make_users_away, rooms_show_their_users,
                 signals_are_sent_once, sessions_are_limited;
-            search: words_are_found, edits_and_deletes_count, beginnings_are_found, filters, results_are_paged,
+            search: words_are_found, long_queries_use_every_word, edits_and_deletes_count, beginnings_are_found, filters, results_are_paged,
                 operators_are_words, forgotten_rooms_are_not_found;
         }
     };

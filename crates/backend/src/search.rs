@@ -26,8 +26,8 @@ pub struct Query {
     pub limit: usize,
 }
 
-/// A place in the results: newest first. Within one millisecond the order is the adapter's, always the same, and that
-/// of the log within a room.
+/// A place in the results: newest first. Within one millisecond, and between rooms when a clock went back, the order is
+/// the adapter's, always the same, and that of the log within a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     pub at: Timestamp,

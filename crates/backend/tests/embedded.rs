@@ -130,6 +130,100 @@ async fn reopening_keeps_everything() {
     second.health.close().await;
 }
 
+/// A room of the directory with a log, as a crash in the middle of its deletion leaves it.
+#[tokio::test]
+async fn a_deletion_that_a_crash_broke_off_is_finished_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = family(dir.path()).await;
+    let new = NewRoom {
+        id: general(),
+        kind: RoomKind::Private,
+        name: String::new(),
+        topic: String::new(),
+        by: UserId::parse("alice").unwrap(),
+        at: Timestamp::now(),
+    };
+    first.directory.create_room(new, None).await.unwrap();
+    append(&first, "secret words").await;
+    assert_eq!(search(&first, "secret").await, [1]);
+    first.directory.delete_room(&general()).await.unwrap();
+    first.health.close().await;
+
+    for _ in 0..2 {
+        let next = family(dir.path()).await;
+        assert_eq!(next.log.head(&general()).await.unwrap(), Seq::ZERO);
+        assert!(all(&next).await.is_empty());
+        assert_eq!(search(&next, "secret").await, [0_u64; 0]);
+        let late = next.log.append(message("late")).await;
+        assert!(matches!(late, Err(Error::NotFound(_))), "{late:?}");
+        let beside = Append {
+            room: RoomId::parse("random").unwrap(),
+            ..message("goes on")
+        };
+        next.log.append(beside).await.unwrap();
+        next.health.close().await;
+    }
+    let count = |file: &str, sql: &str| -> i64 {
+        let file = Connection::open(dir.path().join(file)).unwrap();
+        file.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let left = "SELECT count(*) FROM events WHERE text LIKE '%secret%'";
+    assert_eq!(count("darda.db", left), 0);
+    let left = "SELECT count(*) FROM texts WHERE texts MATCH 'secret'";
+    assert_eq!(count("search.db", left), 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_stops_the_time_of_no_other_room() {
+    const DAY: i64 = 24 * 3600 * 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let first = family(dir.path()).await;
+    append(&first, "apple one").await;
+    let ahead = append(&first, "apple two").await.event;
+    first.health.close().await;
+    let log = Connection::open(dir.path().join("darda.db")).unwrap();
+    log.execute("UPDATE events SET at = at + ?1 WHERE seq = 2", [DAY])
+        .unwrap();
+    drop(log);
+    let ahead_at = ahead.at.as_millis() + DAY;
+
+    let second = family(dir.path()).await;
+    let random = RoomId::parse("random").unwrap();
+    let before = Timestamp::now();
+    let beside = Append {
+        room: random.clone(),
+        ..message("apple three")
+    };
+    let beside = second.log.append(beside).await.unwrap().event;
+    let soon = Timestamp::from_millis(Timestamp::now().as_millis() + 1);
+    assert!(before <= beside.at && beside.at < soon, "{:?}", beside.at);
+    let same = append(&second, "apple four").await.event;
+    assert_eq!(same.at.as_millis(), ahead_at, "times never fall in a room");
+    let first_at = second.log.first_at(&general(), soon).await.unwrap();
+    assert_eq!(first_at.get(), 2);
+
+    let found = async |since: Option<Timestamp>, until: Option<Timestamp>| -> Vec<String> {
+        let query = Query {
+            text: "apple".to_owned(),
+            rooms: vec![general(), random.clone()],
+            from: None,
+            since,
+            until,
+            cursor: None,
+            limit: 10,
+        };
+        let hits = second.search.search(&query).await.unwrap();
+        hits.into_iter().map(|hit| hit.text).collect()
+    };
+    let ahead = ["apple four", "apple two"];
+    assert_eq!(found(Some(soon), None).await, ahead);
+    assert_eq!(found(None, Some(soon)).await, ["apple three", "apple one"]);
+    let present = ["apple four", "apple three", "apple two"];
+    assert_eq!(found(Some(before), None).await, present);
+    assert_eq!(found(Some(before), Some(soon)).await, ["apple three"]);
+    second.health.close().await;
+}
+
 /// Senders that go on until told to stop, and what was acknowledged to them.
 struct Load {
     acked: Arc<Mutex<Vec<Arc<Event>>>>,

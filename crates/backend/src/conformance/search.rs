@@ -54,6 +54,32 @@ pub async fn words_are_found(family: &Backends) {
     assert_eq!(*hit, expected);
 }
 
+/// All words must occur, however many there are.
+pub async fn long_queries_use_every_word(family: &Backends) {
+    let words: Vec<String> = (0..60).map(|number| format!("w{number}")).collect();
+    append(family, "general", "alice", text(&words.join(" "))).await;
+    // Each of these lacks one word.
+    for lacking in 0..60 {
+        let mut words = words.clone();
+        words.remove(lacking);
+        append(family, "general", "alice", text(&words.join(" "))).await;
+    }
+    assert_eq!(found(family, &words.join(" ")).await, [1]);
+    let twice = [words.clone(), words].concat();
+    assert_eq!(found(family, &twice.join(" ")).await, [1]);
+
+    // As many words as a query of 256 characters can have.
+    let letters: Vec<char> = ('\u{4E00}'..).take(256).collect();
+    let all: String = letters.iter().collect();
+    append(family, "general", "alice", text(&all)).await;
+    let other: String = letters.iter().rev().collect();
+    append(family, "general", "alice", text(&other)).await;
+    assert_eq!(found(family, &all).await, [62]);
+    let but_one: String = letters[..255].iter().collect();
+    append(family, "general", "alice", text(&but_one)).await;
+    assert_eq!(found(family, &all).await, [62]);
+}
+
 /// The present text is found, the former not; what was deleted is not found.
 pub async fn edits_and_deletes_count(family: &Backends) {
     for words in ["apple pie", "apple juice", "apple tree"] {

@@ -11,6 +11,9 @@ use super::rows;
 use crate::log::{Append, Appended};
 use crate::{Error, Result};
 
+/// A clock that is further behind the last event of a room than this was wrong then, or is now.
+const CLOCK_BEHIND_MAX_MS: i64 = 60_000;
+
 /// Rooms and users kept in memory each; past that all are forgotten and learnt again.
 const NAMES_MAX: usize = 100_000;
 
@@ -23,29 +26,64 @@ pub(super) struct Ledger {
     purges: Vec<i64>,
     /// The last ordinal given out.
     n: i64,
-    /// The last time given out.
-    at: Timestamp,
+    /// A clock that went back was reported.
+    clock_reported: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Room {
     no: i64,
     head: Seq,
+    /// The time of the head. Kept for each room: a clock that was ahead once stops the time of those rooms only in
+    /// which something happened meanwhile.
+    at: Timestamp,
     forgotten: bool,
+}
+
+impl Room {
+    fn empty(no: i64, forgotten: bool) -> Self {
+        Self {
+            no,
+            head: Seq::ZERO,
+            at: Timestamp::from_millis(i64::MIN),
+            forgotten,
+        }
+    }
+}
+
+/// Forgets the rooms that were deleted from the directory, if a crash came before their logs were closed. For the
+/// start: later somebody may still have to be told, by a last event, that the room is gone.
+pub(super) fn finish_deletions(connection: &mut Connection) -> Result<()> {
+    let transaction = connection.transaction()?;
+    let rooms = transaction
+        .prepare("SELECT no FROM rooms WHERE state = 2 AND forgotten_n IS NULL")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    let mut n = last_n(&transaction)?;
+    for room in rooms {
+        n += 1;
+        set_forgotten(&transaction, room, n)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// The ordinal of the last change of the log.
+fn last_n(connection: &Connection) -> Result<i64> {
+    let sql = "SELECT max(coalesce((SELECT max(n) FROM events), 0),
+                          coalesce((SELECT max(forgotten_n) FROM rooms), 0))";
+    Ok(connection.query_row(sql, [], |row| row.get(0))?)
+}
+
+fn set_forgotten(connection: &Connection, room: i64, n: i64) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE rooms SET forgotten_n = ?2 WHERE no = ?1")?
+        .execute([room, n])?;
+    Ok(())
 }
 
 impl Ledger {
     /// Reads how far the log goes.
     pub fn load(connection: &Connection) -> Result<Self> {
-        let last: Option<(i64, i64)> = connection
-            .query_row(
-                "SELECT n, at FROM events ORDER BY n DESC LIMIT 1",
-                [],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-            .optional()?;
-        let forgotten: Option<i64> =
-            connection.query_row("SELECT max(forgotten_n) FROM rooms", [], |row| row.get(0))?;
         let purges = connection
             .prepare(
                 "SELECT no FROM rooms WHERE forgotten_n IS NOT NULL
@@ -53,14 +91,13 @@ impl Ledger {
             )?
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<i64>>>()?;
-        let (n, at) = last.unwrap_or((0, i64::MIN));
         Ok(Self {
             rooms: HashMap::new(),
             users: HashMap::new(),
             moved: HashSet::new(),
             purges,
-            n: n.max(forgotten.unwrap_or(0)),
-            at: Timestamp::from_millis(at),
+            n: last_n(connection)?,
+            clock_reported: false,
         })
     }
 
@@ -103,7 +140,7 @@ impl Ledger {
         let columns = codec::encode(&append.body)?;
         let seq = room.head.next();
         let n = self.n + 1;
-        let at = Timestamp::now().max(self.at);
+        let at = self.time_in(&room, &append.room);
         let id = append.id.as_uuid();
         let written = connection
             .prepare_cached(
@@ -128,9 +165,8 @@ impl Ledger {
                 .ok_or_else(|| Error::unavailable("an act is neither new nor known"));
         }
         self.n = n;
-        self.at = at;
         match self.rooms.get_mut(&append.room) {
-            Some(known) => known.head = seq,
+            Some(known) => (known.head, known.at) = (seq, at),
             None => return Err(Error::unavailable("the room was lost from memory")),
         }
         if !self.moved.contains(&append.room) {
@@ -151,6 +187,20 @@ impl Ledger {
         })
     }
 
+    /// The time of the next event: now, and never before the one before it.
+    fn time_in(&mut self, room: &Room, id: &RoomId) -> Timestamp {
+        let now = Timestamp::now();
+        let behind_ms = room.at.as_millis().saturating_sub(now.as_millis());
+        if behind_ms > CLOCK_BEHIND_MAX_MS && !self.clock_reported {
+            self.clock_reported = true;
+            tracing::error!(
+                room.id = %id, behind_ms,
+                "the clock is behind the last event of a room; the time of such rooms stands still until it has caught up"
+            );
+        }
+        now.max(room.at)
+    }
+
     /// Closes the room's log for ever. Its events go away in slices, see [`Ledger::purge`].
     pub fn forget(&mut self, connection: &Connection, room: &RoomId) -> Result<()> {
         let known = self.room(connection, room)?;
@@ -158,19 +208,9 @@ impl Ledger {
             return Ok(());
         }
         self.n += 1;
-        connection
-            .prepare_cached("UPDATE rooms SET forgotten_n = ?2 WHERE no = ?1")?
-            .execute([known.no, self.n])?;
-        connection
-            .prepare_cached("DELETE FROM announcements WHERE room = ?1")?
-            .execute([known.no])?;
+        set_forgotten(connection, known.no, self.n)?;
         self.purges.push(known.no);
-        let gone = Room {
-            head: Seq::ZERO,
-            forgotten: true,
-            ..known
-        };
-        self.rooms.insert(room.clone(), gone);
+        self.rooms.insert(room.clone(), Room::empty(known.no, true));
         self.moved.insert(room.clone());
         Ok(())
     }
@@ -202,34 +242,16 @@ impl Ledger {
             return Ok(*room);
         }
         let found = connection
-            .prepare_cached(
-                "SELECT no, forgotten_n IS NOT NULL,
-                        coalesce((SELECT max(seq) FROM events WHERE room = no), 0)
-                 FROM rooms WHERE id = ?1",
-            )?
-            .query_row([id.as_str()], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })
+            .prepare_cached("SELECT no, forgotten_n IS NOT NULL FROM rooms WHERE id = ?1")?
+            .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let room = match found {
-            Some((no, true, _)) => Room {
-                no,
-                head: Seq::ZERO,
-                forgotten: true,
-            },
-            Some((no, false, head)) => Room {
-                no,
-                head: rows::seq(head)?,
-                forgotten: false,
-            },
-            None => Room {
-                no: new_no(
-                    connection.prepare_cached("INSERT INTO rooms (id) VALUES (?1) RETURNING no")?,
-                    id.as_str(),
-                )?,
-                head: Seq::ZERO,
-                forgotten: false,
-            },
+            Some((no, true)) => Room::empty(no, true),
+            Some((no, false)) => with_head(connection, no)?,
+            None => {
+                let sql = "INSERT INTO rooms (id) VALUES (?1) RETURNING no";
+                Room::empty(new_no(connection.prepare_cached(sql)?, id.as_str())?, false)
+            }
         };
         self.rooms.insert(id.clone(), room);
         Ok(room)
@@ -253,6 +275,19 @@ impl Ledger {
         self.users.insert(id.clone(), no);
         Ok(no)
     }
+}
+
+/// The room as its last event left it.
+fn with_head(connection: &Connection, no: i64) -> Result<Room> {
+    let last: Option<(i64, i64)> = connection
+        .prepare_cached("SELECT seq, at FROM events WHERE room = ?1 ORDER BY seq DESC LIMIT 1")?
+        .query_row([no], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let mut room = Room::empty(no, false);
+    if let Some((seq, at)) = last {
+        (room.head, room.at) = (rows::seq(seq)?, Timestamp::from_millis(at));
+    }
+    Ok(room)
 }
 
 fn new_no(mut insert: CachedStatement<'_>, id: &str) -> Result<i64> {

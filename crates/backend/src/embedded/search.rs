@@ -1,6 +1,6 @@
 //! Searches: the index finds ordinals, the log has the messages.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::codec::kind;
 use super::index::{VOCABULARY_LETTERS_MIN, room_word, user_word};
+use super::log::first_at;
 use super::readers::{Reader, Readers};
 use super::rows;
 use crate::search::{Cursor, Hit, Query, is_unspaced, tokens};
@@ -20,8 +21,9 @@ use crate::{Result, Search};
 
 /// How long a search waits for the index to know what was appended before it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Words of a query; more are not looked at.
-const QUERY_WORDS_MAX: usize = 32;
+/// Different words of a query; more are not looked at. As many as 256 characters give, the longest text that people
+/// can ask for: of a script without spaces each gives itself and the pair with its neighbour.
+const QUERY_WORDS_MAX: usize = 512;
 /// Rooms named to the index. With more of them hits are looked up and those of other rooms passed over.
 const ROOM_WORDS_MAX: usize = 256;
 /// Words that a beginning may stand for, before the index is asked for the beginning itself.
@@ -70,8 +72,9 @@ fn hits(reader: &mut Reader, query: &Query) -> Result<Vec<Hit>> {
         return Ok(Vec::new());
     }
     let mut expression = String::new();
-    let unique: HashSet<&String> = words.iter().filter(|word| *word != last).collect();
-    for word in unique.into_iter().take(QUERY_WORDS_MAX - 1) {
+    let mut seen = BTreeSet::from([last]);
+    let others = words.iter().filter(|word| seen.insert(word));
+    for word in others.take(QUERY_WORDS_MAX - 1) {
         let _ = write!(expression, "\"{word}\" AND ");
     }
     expression.push_str(&reader.ask_index(|index| beginning(index, last))?);
@@ -95,7 +98,7 @@ fn hits(reader: &mut Reader, query: &Query) -> Result<Vec<Hit>> {
             .collect();
         let _ = write!(expression, " AND ({})", words.join(" OR "));
     }
-    let (low, mut high) = bounds(&reader.connection, query)?;
+    let (low, mut high) = bounds(&reader.connection, &rooms, query)?;
     let mut hits = Vec::new();
     while hits.len() < query.limit && low < high {
         let step = (query.limit - hits.len()).min(STEP_MAX);
@@ -168,23 +171,23 @@ fn beginning(index: &Connection, word: &str) -> Result<String> {
 }
 
 /// The ordinals between which hits may be: from the first, up to but without the second.
-fn bounds(log: &Connection, query: &Query) -> Result<(i64, i64)> {
+fn bounds(log: &Connection, rooms: &HashMap<i64, RoomId>, query: &Query) -> Result<(i64, i64)> {
     let low = match query.since {
-        Some(since) => first_at(log, since)?,
+        Some(since) => begin(log, rooms, since)?,
         None => 0,
     };
     let mut high = match query.until {
-        Some(until) => first_at(log, until)?,
+        Some(until) => end(log, rooms, until)?,
         None => i64::MAX,
     };
     if let Some(cursor) = &query.cursor {
-        high = high.min(place(log, cursor)?);
+        high = high.min(place(log, rooms, cursor)?);
     }
     Ok((low, high))
 }
 
-/// The ordinal of a cursor. When its message is gone, that of the first event of its time.
-fn place(log: &Connection, cursor: &Cursor) -> Result<i64> {
+/// The ordinal of a cursor. When its message is gone, that after which there is nothing before its time.
+fn place(log: &Connection, rooms: &HashMap<i64, RoomId>, cursor: &Cursor) -> Result<i64> {
     let n = log
         .prepare_cached(
             "SELECT n FROM events
@@ -197,30 +200,43 @@ fn place(log: &Connection, cursor: &Cursor) -> Result<i64> {
         .optional()?;
     match n {
         Some(n) => Ok(n),
-        None => first_at(log, cursor.at),
+        None => end(log, rooms, cursor.at),
     }
 }
 
-/// The ordinal of the first event at or after a time. Halves the range, as times never fall with the ordinal.
-fn first_at(log: &Connection, at: Timestamp) -> Result<i64> {
-    let last: Option<i64> = log
-        .prepare_cached("SELECT max(n) FROM events")?
-        .query_row([], |row| row.get(0))?;
-    let mut probe =
-        log.prepare_cached("SELECT n, at FROM events WHERE n >= ?1 ORDER BY n LIMIT 1")?;
-    let (mut low, mut high) = (0, last.unwrap_or(0) + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        // There are holes where rooms were forgotten.
-        let found: Option<(i64, i64)> = probe
-            .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
+// Times never fall in a room, but they may with the ordinal: a clock that was ahead leaves its mark in some rooms
+// only. So time is looked up room by room.
+
+/// The first ordinal that an event of these rooms has at or after a time.
+fn begin(log: &Connection, rooms: &HashMap<i64, RoomId>, at: Timestamp) -> Result<i64> {
+    let mut first = i64::MAX;
+    for no in rooms.keys() {
+        let seq = first_at(log, *no, at)?;
+        let n: Option<i64> = log
+            .prepare_cached(
+                "SELECT n FROM events WHERE room = ?1 AND seq >= ?2 ORDER BY seq LIMIT 1",
+            )?
+            .query_row([*no, seq.get().cast_signed()], |row| row.get(0))
             .optional()?;
-        match found {
-            Some((n, time)) if time < at.as_millis() => low = n + 1,
-            _ => high = middle,
-        }
+        first = first.min(n.unwrap_or(i64::MAX));
     }
-    Ok(low)
+    Ok(first)
+}
+
+/// The first ordinal at which no event of these rooms is left that was before a time.
+fn end(log: &Connection, rooms: &HashMap<i64, RoomId>, at: Timestamp) -> Result<i64> {
+    let mut end = 0;
+    for no in rooms.keys() {
+        let seq = first_at(log, *no, at)?;
+        let n: Option<i64> = log
+            .prepare_cached(
+                "SELECT n FROM events WHERE room = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT 1",
+            )?
+            .query_row([*no, seq.get().cast_signed()], |row| row.get(0))
+            .optional()?;
+        end = end.max(n.map_or(0, |n| n + 1));
+    }
+    Ok(end)
 }
 
 fn ordinals(

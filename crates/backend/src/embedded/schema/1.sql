@@ -30,7 +30,7 @@ CREATE TABLE events (
     room   INTEGER NOT NULL,
     seq    INTEGER NOT NULL,
     n      INTEGER NOT NULL, -- place in the log of all rooms, in order of commit
-    at     INTEGER NOT NULL, -- milliseconds; never falls with n
+    at     INTEGER NOT NULL, -- milliseconds; never falls in a room
     user   INTEGER NOT NULL,
     id     BLOB NOT NULL,
     kind   INTEGER NOT NULL,
