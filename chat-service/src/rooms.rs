@@ -116,11 +116,7 @@ impl Rooms {
         user: &UserId,
         room: &RoomId,
     ) -> Result<(Room, Option<Member>), Refusal> {
-        match self.look(user, room).await? {
-            Some((room, None)) if room.kind != RoomKind::Public => Err(Refusal::no_room()),
-            Some(found) => Ok(found),
-            None => Err(Refusal::no_room()),
-        }
+        rest::access::visible(&*self.backends.directory, user, room).await
     }
 
     /// The direct room of two users, made on first use.
@@ -136,12 +132,7 @@ impl Rooms {
         user: &UserId,
         room: &RoomId,
     ) -> Result<Option<(Room, Option<Member>)>, Refusal> {
-        // Both questions are asked either way, so that the time tells nothing about rooms that are not the user's. In
-        // this order, whoever makes a room at this moment is not taken for somebody who has yet to join it.
-        let directory = &self.backends.directory;
-        let found = directory.room(room).await?;
-        let member = directory.member(room, user).await?;
-        Ok(found.map(|room| (room, member)))
+        Ok(rest::access::look(&*self.backends.directory, user, room).await?)
     }
 
     /// Creates the public room that was named, or joins it when somebody else was faster.

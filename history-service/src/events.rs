@@ -6,12 +6,12 @@ use actix_web::HttpResponse;
 use actix_web::web::Data;
 use protocol::{Event, RoomId, Seq};
 use rest::openapi::Refused;
-use rest::{Caller, Limit, Path, Problem, Query, Refusal, RoomPath};
+use rest::{Caller, Limit, Path, Problem, Query, Refusal, RoomPath, access};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::History;
 use crate::scan::{Asked, Walk, is_any};
-use crate::{History, access};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -67,7 +67,7 @@ pub async fn read(
     history: Data<History>,
 ) -> Result<HttpResponse, Refusal> {
     let backends = &history.backends;
-    access::readable(backends, &caller, &id).await?;
+    access::visible(&*backends.directory, &caller, &id).await?;
     let asked = Asked {
         after: parameters.after,
         before: parameters.before,

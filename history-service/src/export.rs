@@ -8,10 +8,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
 use protocol::{RoomId, Seq, UserId};
 use rest::openapi::Refused;
-use rest::{Caller, Path, Problem, Refusal, RoomPath};
+use rest::{Caller, Path, Problem, Refusal, RoomPath, access};
 use tracing::warn;
 
-use crate::{History, access};
+use crate::History;
 
 /// Events read and written at once: what an export holds in memory.
 const EVENTS_AT_ONCE: usize = 200;
@@ -36,7 +36,7 @@ pub async fn read(
     history: Data<History>,
 ) -> Result<HttpResponse, Refusal> {
     let backends = history.backends.clone();
-    access::readable(&backends, &caller, &id).await?;
+    access::visible(&*backends.directory, &caller, &id).await?;
     // What is written meanwhile is not followed, or an export of a busy room would never end.
     let end = backends.log.head(&id).await?;
     let name = format!("attachment; filename=\"{id}.ndjson\"");
@@ -75,7 +75,7 @@ async fn piece(
     end: Seq,
 ) -> Result<Option<(Bytes, Seq)>, Refusal> {
     // A large export takes a while, and a member can be removed meanwhile.
-    access::readable(backends, caller, room).await?;
+    access::visible(&*backends.directory, caller, room).await?;
     let page = backends.log.read(room, after, EVENTS_AT_ONCE).await?;
     let mut bytes = BytesMut::new();
     let mut last = None;

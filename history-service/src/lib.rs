@@ -3,7 +3,6 @@
 //! Reads only. Nothing here writes, and nothing here knows which family it runs on. [`configure`] mounts the paths
 //! into any server, [`run`] is a server of its own.
 
-mod access;
 mod config;
 mod events;
 mod export;

@@ -4,13 +4,13 @@ use actix_web::HttpResponse;
 use actix_web::web::Data;
 use protocol::{RoomId, Seq, Timestamp};
 use rest::openapi::Refused;
-use rest::{Caller, Limit, Page, Path, Problem, Query, Refusal, RoomPath};
+use rest::{Caller, Limit, Page, Path, Problem, Query, Refusal, RoomPath, access};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use crate::History;
 use crate::scan::{Asked, Walk, is_message};
 use crate::view::{self, Message};
-use crate::{History, access};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -61,7 +61,7 @@ pub async fn read(
     history: Data<History>,
 ) -> Result<HttpResponse, Refusal> {
     let backends = &history.backends;
-    access::readable(backends, &caller, &id).await?;
+    access::visible(&*backends.directory, &caller, &id).await?;
     let asked = Asked {
         after: parameters.after,
         before: parameters.before,

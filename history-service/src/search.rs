@@ -7,11 +7,11 @@ use backend::directory::RoomFilter;
 use backend::search::{Cursor, Hit, Query as Search};
 use protocol::{MessageId, RoomId, Seq, Timestamp, UserId};
 use rest::openapi::Refused;
-use rest::{Caller, Limit, Page, Problem, Query, Refusal, cursor};
+use rest::{Caller, Limit, Page, Problem, Query, Refusal, access, cursor};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{History, access};
+use crate::History;
 
 /// The longest query.
 const QUERY_CHARS_MAX: usize = 256;
@@ -105,7 +105,12 @@ pub async fn read(
     };
     let backends = &history.backends;
     let rooms = match parameters.room {
-        Some(room) => vec![access::readable(backends, &caller, &room).await?.0.id],
+        Some(room) => vec![
+            access::visible(&*backends.directory, &caller, &room)
+                .await?
+                .0
+                .id,
+        ],
         None => rooms_of(backends, &caller).await?,
     };
     let limit = parameters.limit.get();

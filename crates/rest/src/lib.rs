@@ -2,8 +2,10 @@
 //!
 //! A server wraps its app in [`observe`], which gives every answer a request id and turns what actix itself refuses
 //! into problem documents. Handlers take [`Caller`] first, then [`Path`], [`Query`] or [`Json`], and answer with
-//! [`ok`], [`created`] or a [`Refusal`]. [`openapi`] puts the descriptions of several services together.
+//! [`ok`], [`created`] or a [`Refusal`]. [`access`] says who may see a room. [`openapi`] puts the descriptions of several
+//! services together.
 
+pub mod access;
 mod caller;
 pub mod cursor;
 mod extract;

@@ -43,6 +43,29 @@ async fn a_public_room_is_open_to_all_who_are_signed_in() {
 }
 
 #[actix_web::test]
+async fn whoever_makes_a_room_is_never_outside_it() {
+    let service = Service::start().await;
+    let directory = &*service.backends.directory;
+    let alice = crate::harness::user("alice");
+    for number in 0..300 {
+        let name = format!("room-{number}");
+        let id = crate::harness::room(&name);
+        let look = async {
+            loop {
+                let seen = rest::access::look(directory, &alice, &id).await.unwrap();
+                if let Some((_, member)) = seen {
+                    break assert!(member.is_some(), "{name} without its maker");
+                }
+                // What is known to be missing is answered at once.
+                tokio::task::yield_now().await;
+            }
+        };
+        let make = service.room(&name, RoomKind::Public, "alice");
+        futures_util::future::join(make, look).await;
+    }
+}
+
+#[actix_web::test]
 async fn who_left_reads_no_more() {
     let service = Service::start().await;
     service.room("cellar", RoomKind::Private, "alice").await;
