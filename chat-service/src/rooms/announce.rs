@@ -30,18 +30,17 @@ pub(super) struct Announcer {
 }
 
 impl Rooms {
-    /// Appends what a crash left unannounced. Called at start, before the first request.
-    ///
-    /// # Errors
-    /// When the directory or the log is away.
-    pub async fn announce_leftovers(&self) -> backend::Result<()> {
-        self.announcer.settle().await
+    /// Appends what a crash left unannounced. Called at start, beside the first requests, which need not wait: whatever
+    /// they change comes after the leftovers, since all announcements are made oldest first. Tried again until the
+    /// directory and the log are there.
+    pub async fn announce_leftovers(&self) {
+        self.announce().await;
     }
 
     /// Announces what was just changed. A log that is away does not undo the change; its event follows later.
     pub(super) async fn announce(&self) {
         if let Err(error) = self.announcer.settle().await {
-            tracing::warn!(%error, "a change of a room is stored but not yet announced");
+            tracing::warn!(%error, "changes of rooms may be stored and not yet announced");
             self.announcer.clone().settle_later();
         }
     }
@@ -104,11 +103,16 @@ impl Announcer {
         tokio::spawn(async move {
             for _ in 0..RETRIES_MAX {
                 tokio::time::sleep(RETRY_EVERY).await;
-                if self.settle().await.is_ok() {
-                    break;
+                // First this: whoever fails from here on may begin retries of their own, so that none is left without.
+                self.retrying.store(false, Ordering::SeqCst);
+                if self.settle().await.is_ok() || self.retrying.swap(true, Ordering::SeqCst) {
+                    return;
                 }
             }
             self.retrying.store(false, Ordering::SeqCst);
+            tracing::error!(
+                "changes of rooms stay unannounced until the next change or the next start"
+            );
         });
     }
 }

@@ -96,6 +96,30 @@ async fn changes_hold_and_are_announced_once_the_log_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_is_announced_even_if_the_log_is_away_at_the_start() {
+    let server = Server::start().await;
+    let room = server.room("alice", "public").await;
+    let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
+    let bob = UserId::parse("bob").unwrap();
+    let directory = &server.backends.directory;
+    let joined = directory.put_member(&id, &bob, Role::Member, &bob).await;
+    joined.unwrap();
+    let cut = Arc::new(AtomicBool::new(true));
+    let mut backends = server.backends.clone();
+    backends.log = Arc::new(Cuttable {
+        log: Arc::clone(&server.backends.log),
+        cut: Arc::clone(&cut),
+    });
+    Rooms::new(backends, true).announce_leftovers().await;
+    assert_eq!(directory.unannounced(10).await.unwrap().len(), 1);
+    cut.store(false, Ordering::SeqCst);
+    eventually(async || directory.unannounced(10).await.unwrap().is_empty()).await;
+    let log = server.log(&room).await;
+    assert_eq!(log.last().unwrap(), "bob joined");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_room_is_deleted_at_once_and_its_log_when_it_can_be() {
     let server = Server::start().await;
     let room = server.room_of_three("private").await;
