@@ -17,7 +17,8 @@ pub enum Error {
     /// The request breaks a rule of the store, such as the number of members.
     #[error("{0}")]
     Refused(String),
-    /// Nothing was changed for good as far as anybody can see; the same call may succeed later.
+    /// Something is away, and it is not known whether the change is kept. The same call, with the same ids, finds out
+    /// and may succeed later.
     #[error("unavailable: {message}")]
     Unavailable {
         message: String,

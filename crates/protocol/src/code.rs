@@ -21,7 +21,8 @@ pub enum ErrorCode {
     TooLarge,
     /// Too many requests from this user; try again after `retry_after_ms`.
     RateLimited,
-    /// Something the request needs is away; nothing was accepted; try again after `retry_after_ms`.
+    /// Something the request needs is away, and it is not known whether what was asked is kept; send it again, with the
+    /// same id, after `retry_after_ms`.
     Unavailable,
     /// There is too much work; nothing was accepted; try again after `retry_after_ms`.
     Overloaded,

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{
-    ErrorCode, Event, IdError, Limits, MessageId, Meta, RoomId, Seq, SessionId, Timestamp, UserId,
-};
+use crate::{ErrorCode, Event, Limits, MessageId, Meta, RoomId, Seq, SessionId, Timestamp, UserId};
 
 /// A frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -396,12 +394,6 @@ impl ErrorFrame {
             message: message.into(),
             retry_after_ms: None,
         }
-    }
-}
-
-impl From<IdError> for ErrorFrame {
-    fn from(error: IdError) -> Self {
-        Self::new(ErrorCode::BadRequest, error.to_string())
     }
 }
 

@@ -181,20 +181,6 @@ where
         .collect()
 }
 
-/// Anything that is made from text by `parse`.
-///
-/// # Errors
-/// In the words of the parser.
-pub fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: Display>,
-{
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(de::Error::custom)
-}
-
 /// Read by `darda`, the terminal client, and so no mistakes where a server runs on the same machine.
 const OF_CLIENTS: [&str; 3] = ["DARDA_URL", "DARDA_USER", "DARDA_SETTINGS"];
 

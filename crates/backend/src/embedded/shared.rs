@@ -61,10 +61,6 @@ impl Shared {
     pub fn set_trouble(&self, trouble: Option<String>) {
         *lock(&self.trouble) = trouble;
     }
-
-    pub fn caches_are_stale(&self) {
-        self.cache.clear();
-    }
 }
 
 /// How far the log goes, for the index that follows it.

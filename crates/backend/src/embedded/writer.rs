@@ -372,7 +372,7 @@ impl Thread {
             let _ = connection.execute_batch("ROLLBACK");
         }
         self.shared.heads.clear();
-        self.shared.caches_are_stale();
+        self.shared.cache.clear();
         self.shared.set_trouble(Some(trouble));
     }
 
