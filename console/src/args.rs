@@ -16,7 +16,8 @@ Examples:
   darda --user alice history @bob --limit 200 read back
 
 DARDA_URL and DARDA_USER save typing --url and --user.
-The exit code is 0 when all went well, 1 when something was refused or failed, 2 for a mistake on the command line.";
+The exit code is 0 when all went well, 1 when something was refused, failed or was not sent, 2 for a mistake on the
+command line. A reader of the output that has enough, such as head, is no failure.";
 
 /// Chat, read and send on a Darda server.
 #[derive(Debug, Parser)]
@@ -41,11 +42,11 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Talk in a room: shows what was said, then what is being said, and sends every line you type
+    /// Talk in a room: shows what was said, then what is being said, and sends every line you type that is not blank
     Chat(Chat),
     /// Follow a room
     Tail(Tail),
-    /// Send a message, or one for each line of the standard input, and wait until it is kept
+    /// Send a message, or one for each line of the standard input that is not blank, and wait until it is kept
     Send(Send),
     /// Show the last messages of a room
     History(History),
@@ -85,7 +86,7 @@ pub struct Tail {
 pub struct Send {
     /// Room id, or @user
     pub room: Target,
-    /// The message; words are joined by spaces. Without it, each line of the standard input is one
+    /// The message; words are joined by spaces. Without it, each line of the standard input is one; blank lines are skipped
     pub text: Vec<String>,
     /// Give up after this long without an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -150,16 +151,20 @@ impl Args {
     #[must_use]
     pub fn account(&self) -> Account {
         let Some(user) = self.user.clone() else {
-            let reason = "who are you? Say --user NAME or set DARDA_USER";
-            Self::command()
-                .error(ErrorKind::MissingRequiredArgument, reason)
-                .exit();
+            mistake("who are you? Say --user NAME or set DARDA_USER");
         };
         Account {
             server: self.url.clone(),
             user,
         }
     }
+}
+
+/// Ends the program with the exit code for a mistake on the command line.
+pub fn mistake(reason: &str) -> ! {
+    Args::command()
+        .error(ErrorKind::MissingRequiredArgument, reason)
+        .exit()
 }
 
 fn parse_seq(text: &str) -> Result<Seq, String> {

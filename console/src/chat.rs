@@ -13,7 +13,7 @@ use crate::args::{Account, Chat};
 use crate::connect::{Trouble, connect, find_room, note};
 use crate::outbox_file::{OutboxFile, state_dir};
 use crate::rest::Rest;
-use crate::{history, send, text};
+use crate::{history, is_broken_pipe, send, text};
 
 /// Typed messages that may wait for their ack; beyond that no line is read.
 const WAITING_MAX: usize = 500;
@@ -22,8 +22,7 @@ const LEAVING: Duration = Duration::from_secs(10);
 /// Read cursors are gathered for this long.
 const READ_DELAY: Duration = Duration::from_millis(300);
 
-const HELP: &str =
-    "/who shows who is here, /quit leaves. Everything else is sent; // at the start sends a /";
+const HELP: &str = "/who shows who is here, /quit leaves. Everything else but blank lines is sent; // at the start sends a /";
 
 /// A conversation in one room.
 struct Conversation {
@@ -87,6 +86,14 @@ enum Next {
 
 impl Conversation {
     async fn run(mut self, mut updates: Updates) -> anyhow::Result<()> {
+        match self.talk(&mut updates).await {
+            // Nobody reads us any more. What was typed may still wait, which is worth saying.
+            Err(error) if !is_broken_pipe(&error) => Err(error),
+            _ => self.leave().await,
+        }
+    }
+
+    async fn talk(&mut self, updates: &mut Updates) -> anyhow::Result<()> {
         let (sender, mut lines) = mpsc::channel(16);
         std::thread::spawn(move || send::read_lines(&sender));
         let mut interrupts = Interrupts::listen()?;
@@ -101,7 +108,7 @@ impl Conversation {
                     Some(line) => if let Next::Leave = self.line(&line?).await? { break },
                     None => break,
                 },
-                () = interrupts.next() => return self.leave().await,
+                () = interrupts.next() => return Ok(()),
                 () = sleep_until(read_at.unwrap_or_else(Instant::now)), if read_at.is_some() => {
                     if let Some((seq, _)) = self.read.take() {
                         self.handle.read(self.room.clone(), seq).await?;
@@ -126,7 +133,7 @@ impl Conversation {
             result = timeout(LEAVING, sent) => result.unwrap_or(Ok(()))?,
             () = interrupts.next() => {}
         }
-        self.leave().await
+        Ok(())
     }
 
     async fn leave(self) -> anyhow::Result<()> {

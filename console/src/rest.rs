@@ -159,22 +159,24 @@ impl Rest {
     ) -> anyhow::Result<Vec<Value>> {
         let mut pages: Vec<Vec<Value>> = Vec::new();
         let mut left = limit as usize;
-        let mut before = before;
+        let mut cursor: Option<String> = None;
         while left > 0 {
             let count = left.min(200);
             let mut path = format!("/v1/rooms/{room}/messages?limit={count}");
             if let Some(seq) = before {
                 path.push_str(&format!("&before={seq}"));
             }
+            if let Some(cursor) = &cursor {
+                path.push_str("&cursor=");
+                path.push_str(&encode(cursor));
+            }
             let page: Page = self.get(&path)?;
             left -= page.items.len().min(left);
-            before = match page.items.first() {
-                Some(first) => Some(shown::<Message>(first)?.seq),
-                None => break,
-            };
             pages.push(page.items);
-            if page.next.is_none() {
-                break;
+            match further(page.next, cursor) {
+                // A page can be short, even empty, before the end.
+                Some(next) => cursor = Some(next),
+                None => break,
             }
         }
         Ok(pages.into_iter().rev().flatten().collect())
@@ -194,14 +196,18 @@ impl Rest {
                 path.push_str(&encode(cursor));
             }
             let page: Page = self.get(&path)?;
-            let empty = page.items.is_empty();
             rooms.extend(page.items);
-            match page.next {
-                Some(next) if !empty && Some(&next) != cursor.as_ref() => cursor = Some(next),
-                _ => return Ok(rooms),
+            match further(page.next, cursor) {
+                Some(next) => cursor = Some(next),
+                None => return Ok(rooms),
             }
         }
     }
+}
+
+/// Where the next page begins; a server that does not get any further has ended.
+fn further(next: Option<String>, cursor: Option<String>) -> Option<String> {
+    next.filter(|next| Some(next) != cursor.as_ref())
 }
 
 /// What is shown of an item.

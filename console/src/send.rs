@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, bail};
 use client::Update;
 use client::engine::{Act, FailureCode, OutboxState, Saved};
 use protocol::{ErrorCode, MessageId};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::args::{Account, Send, Target};
 use crate::connect::{Trouble, connect, note};
-use crate::text;
+use crate::{args, text};
 
 /// Messages that may wait for their ack; beyond that the input is not read.
 const IN_FLIGHT_MAX: usize = 64;
@@ -28,6 +28,7 @@ pub async fn run(account: Account, args: Send) -> anyhow::Result<()> {
     let mut count = 0;
     let mut refused = 0_u64;
     let mut more = true;
+    let mut output = Output::default();
     let mut give_up = Instant::now() + patience;
     while more || !waiting.is_empty() {
         tokio::select! {
@@ -59,7 +60,7 @@ pub async fn run(account: Account, args: Send) -> anyhow::Result<()> {
                         give_up = Instant::now() + patience;
                         if args.json {
                             let ack = json!({"id": id, "room": room, "seq": seq, "at": at});
-                            writeln!(io::stdout().lock(), "{}", text::json(&ack))?;
+                            output.line(&text::json(&ack));
                         }
                     }
                     OutboxState::Failed { code, message } => {
@@ -88,9 +89,35 @@ pub async fn run(account: Account, args: Send) -> anyhow::Result<()> {
     }
     // Everything is acknowledged; that the good-bye may fail changes nothing.
     let _ = handle.close().await;
-    match refused {
-        0 => Ok(()),
-        some => Err(anyhow!("{some} of {count} messages were refused")),
+    if refused > 0 {
+        bail!("{refused} of {count} messages were refused");
+    }
+    output.end()
+}
+
+/// The standard output. That nobody reads it any more, or that it cannot be written, does not keep messages from being
+/// sent.
+#[derive(Default)]
+struct Output {
+    failed: Option<io::Error>,
+}
+
+impl Output {
+    fn line(&mut self, line: &str) {
+        if self.failed.is_none() {
+            self.failed = writeln!(io::stdout().lock(), "{line}").err();
+        }
+    }
+
+    /// # Errors
+    /// When something could not be written, unless its reader had enough.
+    fn end(self) -> anyhow::Result<()> {
+        match self.failed {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(error).context("all messages were sent, but not all could be told")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -126,15 +153,23 @@ fn input(words: &[String]) -> anyhow::Result<mpsc::Receiver<io::Result<String>>>
         return Ok(lines);
     }
     if io::stdin().is_terminal() {
-        bail!("nothing to send: give the text after the room, or lines through a pipe");
+        args::mistake("nothing to send: give the text after the room, or lines through a pipe");
     }
     std::thread::spawn(move || read_lines(&sender));
     Ok(lines)
 }
 
-/// Reads the standard input until its end or until nobody wants it.
+/// Reads the standard input until its end or until nobody wants it. What is no UTF-8 becomes a replacement character: a
+/// build log with one such byte is still worth sending.
 pub fn read_lines(sender: &mpsc::Sender<io::Result<String>>) {
-    for line in io::stdin().lock().lines() {
+    let mut input = io::stdin().lock();
+    loop {
+        let mut bytes = Vec::new();
+        let line = match input.read_until(b'\n', &mut bytes) {
+            Ok(0) => return,
+            Ok(_) => Ok(line_of(&bytes)),
+            Err(error) => Err(error),
+        };
         let ended = line.is_err();
         if line.as_ref().is_ok_and(|line| line.trim().is_empty()) {
             continue;
@@ -142,5 +177,24 @@ pub fn read_lines(sender: &mpsc::Sender<io::Result<String>>) {
         if sender.blocking_send(line).is_err() || ended {
             return;
         }
+    }
+}
+
+/// The text of a line, without its end.
+fn line_of(bytes: &[u8]) -> String {
+    let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    String::from_utf8_lossy(line).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line_of;
+
+    #[test]
+    fn a_line_is_read_whatever_its_bytes() {
+        assert_eq!(line_of(b"gr\xc3\xbc\xc3\x9fe\r\n"), "grüße");
+        assert_eq!(line_of(b"a\xffb\n"), "a\u{fffd}b");
+        assert_eq!(line_of(b"no end"), "no end");
     }
 }

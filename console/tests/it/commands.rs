@@ -1,9 +1,10 @@
 //! The commands that end by themselves.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::console::{darda, output, run};
@@ -218,4 +219,94 @@ fn no_message_commands_the_terminal() {
     }
     let kept = output(darda("alice").args(["history", "general", "--json"]));
     assert_eq!(texts(&kept), [attack]);
+}
+
+/// Answers one request after the other with these bodies, and returns the paths that were asked for.
+fn answers(bodies: Vec<Value>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answered = std::thread::spawn(move || {
+        let answer = |body: Value| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while let Some(Ok(line)) = lines
+                .next()
+                .filter(|line| !matches!(line, Ok(end) if end.is_empty()))
+            {
+                request.push_str(&line);
+                request.push(' ');
+            }
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}",
+                body.len()
+            );
+            write!(stream, "{head}\r\n\r\n{body}").unwrap();
+            request.split(' ').nth(1).unwrap().to_owned()
+        };
+        bodies.into_iter().map(answer).collect()
+    });
+    (url, answered)
+}
+
+#[test]
+fn only_a_page_without_a_next_is_the_end_of_the_history() {
+    let message = |seq: u64| json!({"seq": seq, "from": "bob", "at": "2026-11-21T11:00:00.000Z", "text": format!("m{seq}")});
+    let (url, answered) = answers(vec![
+        json!({"items": [message(9)], "next": "c 1"}),
+        json!({"items": [], "next": "c2"}),
+        json!({"items": [message(1)], "next": null}),
+    ]);
+    let folder = tempdir().unwrap();
+    let history =
+        output(darda(&url, "alice", folder.path()).args(["history", "general", "--json"]));
+    assert_eq!(texts(&history), ["m1", "m9"]);
+    assert_eq!(
+        answered.join().unwrap(),
+        [
+            "/v1/rooms/general/messages?limit=50",
+            "/v1/rooms/general/messages?limit=49&cursor=c%201",
+            "/v1/rooms/general/messages?limit=49&cursor=c2",
+        ]
+    );
+}
+
+#[test]
+fn messages_are_sent_although_nobody_reads_the_output() {
+    let (folder, server) = world();
+    let darda = || darda(&server.url(), "ci", folder.path());
+    let mut send = darda()
+        .args(["send", "builds", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(send.stdout.take());
+    let lines: Vec<String> = (1..=90).map(|number| format!("line {number}")).collect();
+    let mut input = send.stdin.take().unwrap();
+    input.write_all(lines.join("\n").as_bytes()).unwrap();
+    drop(input);
+    let end = send.wait_with_output().unwrap();
+    assert!(end.status.success(), "{end:?}");
+    let history = output(darda().args(["history", "builds", "--limit", "200", "--json"]));
+    assert_eq!(texts(&history), lines);
+}
+
+#[test]
+fn bytes_that_are_no_text_do_not_stop_the_lines_behind_them() {
+    let (folder, server) = world();
+    let darda = || darda(&server.url(), "ci", folder.path());
+    let mut send = darda()
+        .args(["send", "builds"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = send.stdin.take().unwrap();
+    input.write_all(b"one\r\n\xff\xfe two\nthree").unwrap();
+    drop(input);
+    assert!(send.wait().unwrap().success());
+    let history = output(darda().args(["history", "builds", "--json"]));
+    assert_eq!(texts(&history), ["one", "\u{fffd}\u{fffd} two", "three"]);
 }

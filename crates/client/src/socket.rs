@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use protocol::{ClientFrame, ServerFrame};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -135,8 +136,9 @@ pub(crate) fn incoming(message: Option<Result<Message, Error>>) -> Incoming {
     }
 }
 
-/// Reads a frame. An event of a kind that is newer than this client is read as a void, so that it keeps its place in the
-/// chain and the room goes on.
+/// Reads a frame. Words that are newer than this client must not hide what the frame means: an event of an unknown kind
+/// is read as a void, so that it keeps its place in the chain and the room goes on; an unknown error code as a final
+/// refusal; an unknown reason to leave as any other.
 fn decode(json: &[u8]) -> Option<ServerFrame> {
     if let Ok(frame) = ServerFrame::decode(json) {
         return Some(frame);
@@ -149,6 +151,9 @@ fn decode(json: &[u8]) -> Option<ServerFrame> {
             .as_array_mut()?
             .iter_mut()
             .for_each(without_unknown_kind),
+        "error" => without_unknown::<protocol::ErrorCode>(&mut value, "code", "bad_request"),
+        "goaway" => without_unknown::<protocol::GoawayReason>(&mut value, "reason", "rollout"),
+        "presence" => without_unknown::<protocol::Status>(&mut value, "status", "unknown"),
         _ => return None,
     }
     serde_json::from_value(value).ok()
@@ -159,6 +164,16 @@ fn without_unknown_kind(event: &mut Value) {
         && let Some(kind) = event.get_mut("kind")
     {
         *kind = Value::from("void");
+    }
+}
+
+/// Puts `known` where a word stands that is no `T` of this version.
+fn without_unknown<T: DeserializeOwned>(frame: &mut Value, field: &str, known: &str) {
+    if let Some(word) = frame.get_mut(field)
+        && word.is_string()
+        && T::deserialize(&*word).is_err()
+    {
+        *word = Value::from(known);
     }
 }
 
@@ -175,5 +190,29 @@ mod tests {
         assert_eq!(event.seq.get(), 2);
         assert_eq!(event.body, protocol::EventBody::Void {});
         assert_eq!(decode(br#"{"type":"dance"}"#), None);
+    }
+
+    #[test]
+    fn a_refusal_with_a_later_code_is_final() {
+        let json = br#"{"type":"error","id":"0198c0de-0000-7000-8000-000000000001","code":"on_strike","message":"no","retry_after_ms":5}"#;
+        let Some(ServerFrame::Error(error)) = decode(json) else {
+            panic!("not an error");
+        };
+        assert!(!error.code.is_retryable());
+        assert_eq!(error.message, "no");
+        assert!(error.id.is_some());
+        assert_eq!(decode(br#"{"type":"error","code":7,"message":"no"}"#), None);
+    }
+
+    #[test]
+    fn a_server_leaves_for_whatever_reason() {
+        let json = br#"{"type":"goaway","reconnect_in_ms":1500,"reason":"holidays"}"#;
+        let Some(ServerFrame::Goaway {
+            reconnect_in_ms, ..
+        }) = decode(json)
+        else {
+            panic!("not a goaway");
+        };
+        assert_eq!(reconnect_in_ms, 1500);
     }
 }
