@@ -1,6 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import type { Act, LogEvent } from "../engine/frames";
 import type { InboxEntry, Member, RoomInfo } from "../net/rest";
+import { tab } from "../net/storage";
 import { fromEvent, type Message, react, Timeline } from "../timeline/timeline";
 
 /** Something this person did that is not yet seen in the log. */
@@ -11,7 +12,8 @@ export interface Pending {
   readonly failure?: { code: string; message: string };
 }
 
-export type Loading = "no" | "latest" | "older" | "newer" | "failed";
+/** A part of the history that is being read. */
+export type Part = "latest" | "older" | "newer";
 
 /** One room in the list, and, once opened, its messages. Changes are announced through signals. */
 export class Room {
@@ -21,7 +23,9 @@ export class Room {
   readonly timeline = new Timeline();
   /** Rises whenever the messages or the pending acts change. */
   readonly version = signal(0);
-  readonly loading = signal<Loading>("no");
+  readonly loading = signal<Part | null>(null);
+  /** What could not be read the last time it was tried. */
+  readonly failedToLoad = signal<Part | null>(null);
   readonly members = signal<readonly Member[]>([]);
   readonly people = signal<ReadonlySet<string>>(new Set());
   readonly typing = signal<readonly string[]>([]);
@@ -37,8 +41,15 @@ export class Room {
     return info.kind === "direct" ? (info.with ?? info.name) : info.name;
   });
   readTo: number;
-  private base: number;
+  /** The end of the log when its members were counted last; changes up to here are counted already. */
+  head: number;
   opened = false;
+  /** How this person ceased to be a member. */
+  gone: "left" | "removed" | null = null;
+  /** The end of the log when the inbox was read, which counts what is unread up to there. */
+  private base: number;
+  /** Unread messages after that, for reading elsewhere may end between them. */
+  private news: number[] = [];
   private readonly draftKey: string;
   private readonly pending = new Map<string, Pending>();
   private readonly cursors = new Map<string, { received: number; read: number }>();
@@ -53,17 +64,17 @@ export class Room {
     this.last = signal<Message | null>(entry.last);
     this.readTo = entry.read;
     this.draftKey = `darda:draft:${me}:${id}`;
-    this.base = entry.room.head;
+    this.base = this.head = entry.room.head;
     if (entry.room.with) this.meet([entry.room.with]);
   }
 
   /** What is written and not sent; it outlives a reload of the tab. */
   get draft(): string {
-    return sessionStorage.getItem(this.draftKey) ?? "";
+    return tab.get(this.draftKey) ?? "";
   }
   set draft(text: string) {
-    if (text) sessionStorage.setItem(this.draftKey, text);
-    else sessionStorage.removeItem(this.draftKey);
+    if (text) tab.set(this.draftKey, text);
+    else tab.remove(this.draftKey);
   }
 
   /** Takes the room's next event. */
@@ -71,7 +82,10 @@ export class Room {
     const before = this.timeline.version;
     this.timeline.apply(event);
     if (this.isNews(event)) {
-      if (event.kind === "message") this.last.value = fromEvent(event);
+      if (event.kind === "message") this.said(event);
+      if (event.kind === "edit") this.lastChanged(event.target, { text: event.text, edited_at: event.at });
+      if (event.kind === "delete")
+        this.lastChanged(event.target, { text: null, deleted: true, reactions: [] });
       if (event.kind === "member") this.memberChanged(event);
       if (event.kind === "room") this.info.value = changedInfo(this.info.value, event);
       if (event.from) this.meet([event.from]);
@@ -79,6 +93,34 @@ export class Room {
     if (event.kind === "message" && event.from) this.stopTyping(event.from);
     const settled = "id" in event && this.pending.delete(event.id);
     if (settled || this.timeline.version !== before) this.changed();
+  }
+
+  private said(event: Extract<LogEvent, { kind: "message" }>): void {
+    this.last.value = fromEvent(event);
+    if (event.from === this.me || event.seq <= this.readTo) return;
+    this.news.push(event.seq);
+    this.unread.value += 1;
+  }
+
+  private lastChanged(target: number, change: Partial<Message>): void {
+    const last = this.last.value;
+    if (last?.seq === target && !last.deleted) this.last.value = { ...last, ...change };
+  }
+
+  /** This person has read up to here, in this tab or elsewhere. */
+  wasRead(seq: number): void {
+    this.readTo = Math.max(this.readTo, seq);
+    // Of what the inbox counted nobody knows which are read, until all are.
+    if (this.readTo < this.base && this.readTo < (this.last.value?.seq ?? 0)) return;
+    this.news = this.news.filter((unread) => unread > this.readTo);
+    this.unread.value = this.news.length;
+  }
+
+  /** The subscription begins: the server tells what it knows. */
+  subscribed(head: number, members: number | undefined, read: number | undefined): void {
+    this.head = Math.max(this.head, head);
+    if (members !== undefined) this.info.value = { ...this.info.value, members };
+    if (read !== undefined) this.wasRead(read);
   }
 
   /** Whether this happened after the inbox was read, which already counts everything before. */
@@ -124,7 +166,9 @@ export class Room {
   reset(): void {
     this.timeline.clear();
     this.cursors.clear();
-    this.base = this.readTo = this.deliveredTo.value = this.seenTo.value = 0;
+    this.base = this.head = this.readTo = this.deliveredTo.value = this.seenTo.value = 0;
+    this.news = [];
+    this.last.value = null;
     this.unread.value = 0;
     this.newAfter.value = null;
     this.changed();
@@ -158,7 +202,7 @@ export class Room {
 
   receipt(user: string, received: number, read: number): void {
     if (user === this.me) {
-      this.readTo = Math.max(this.readTo, read);
+      this.wasRead(read);
       return;
     }
     const old = this.cursors.get(user);
@@ -196,7 +240,8 @@ export class Room {
   }
 
   private memberChanged(event: Extract<LogEvent, { kind: "member" }>): void {
-    const gone = event.change === "left" || event.change === "removed";
+    const gone = event.change === "left" || event.change === "removed" ? event.change : null;
+    if (event.user === this.me) this.gone = gone;
     const others = this.members.value.filter((m) => m.user !== event.user);
     const known = this.members.value.find((m) => m.user === event.user);
     if (gone) {
@@ -207,8 +252,9 @@ export class Room {
       const role = event.role ?? known?.role ?? "member";
       this.members.value = [...others, { received: 0, read: 0, ...known, user: event.user, role }];
     }
-    const step = gone ? -1 : known || event.change === "role" ? 0 : 1;
-    if (step !== 0) this.info.value = { ...this.info.value, members: this.info.value.members + step };
+    const step = gone ? -1 : event.change === "joined" ? 1 : 0;
+    if (step !== 0 && event.seq > this.head)
+      this.info.value = { ...this.info.value, members: this.info.value.members + step };
   }
 }
 

@@ -1,4 +1,11 @@
 import type { Act } from "../engine/frames";
+import { local, type Store } from "./storage";
+
+/** Something a person did that is not known to be in the log, and why not, if it was refused for good. */
+export interface Kept {
+  readonly act: Act;
+  readonly failure?: { readonly code: string; readonly message: string };
+}
 
 /**
  * Keeps what was not acked in localStorage, one key per act, so that a reload or a crash of the tab loses nothing. All
@@ -7,43 +14,43 @@ import type { Act } from "../engine/frames";
 export class Drafts {
   private readonly prefix: string;
 
-  constructor(user: string) {
+  constructor(
+    user: string,
+    private readonly store: Store = local,
+  ) {
     this.prefix = `darda:outbox:${user}:`;
   }
 
-  save(act: Act): void {
-    try {
-      localStorage.setItem(this.prefix + act.id, JSON.stringify(act));
-    } catch {
-      // Full or forbidden storage: the message is still sent, it only does not survive a reload.
-    }
+  /** False when it will not survive a reload. */
+  save({ act, failure }: Kept): boolean {
+    return this.store.set(this.prefix + act.id, JSON.stringify(failure ? { ...act, failure } : act));
   }
 
   remove(id: string): void {
-    localStorage.removeItem(this.prefix + id);
+    this.store.remove(this.prefix + id);
   }
 
   /** Oldest first: the ids sort by time. */
-  load(): Act[] {
-    const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
-    return keys.sort().flatMap((key) => {
-      const act = parse(localStorage.getItem(key));
-      return act ? [act] : [];
-    });
+  load(): Kept[] {
+    const keys = this.store.keys().filter((key) => key.startsWith(this.prefix));
+    return keys.sort().flatMap((key) => parse(this.store.get(key)) ?? []);
   }
 
-  /** Calls back when another tab settled an act. */
-  onRemoved(callback: (id: string) => void): void {
-    window.addEventListener("storage", (e) => {
+  /** Calls back when another tab settled an act. Returns what ends that. */
+  onRemoved(callback: (id: string) => void): () => void {
+    const listen = (e: StorageEvent) => {
       if (e.key?.startsWith(this.prefix) && e.newValue === null) callback(e.key.slice(this.prefix.length));
-    });
+    };
+    window.addEventListener("storage", listen);
+    return () => window.removeEventListener("storage", listen);
   }
 }
 
-function parse(json: string | null): Act | null {
+function parse(json: string | null): Kept | null {
   try {
-    const value = JSON.parse(json ?? "null");
-    return value && typeof value.id === "string" && typeof value.room === "string" ? value : null;
+    const { failure, ...act } = JSON.parse(json ?? "null");
+    if (typeof act.id !== "string" || typeof act.room !== "string") return null;
+    return typeof failure?.code === "string" ? { act, failure } : { act };
   } catch {
     return null;
   }

@@ -1,12 +1,13 @@
 import type { Effect, Input } from "../engine/effect";
 import type { Engine } from "../engine/engine";
 import type { ClientFrame } from "../engine/frames";
+import { Clock } from "./clock";
 
 /** Moves frames between the engine and WebSockets, and wakes the engine in time. Decides nothing. */
 export class Link {
   private readonly sockets = new Map<number, WebSocket>();
   private timer: ReturnType<typeof setTimeout> | undefined;
-  private now = 0;
+  private readonly clock = new Clock();
   private stopped = false;
 
   constructor(
@@ -19,12 +20,12 @@ export class Link {
 
   step(input: Input): void {
     if (this.stopped) return;
-    // The wall clock shows that a laptop slept; it must only never go back.
-    this.now = Math.max(this.now, Date.now());
-    for (const effect of this.engine.handle(input, this.now, Math.random())) this.carryOut(effect);
+    const now = this.clock.now();
+    for (const effect of this.engine.handle(input, now, Math.random())) this.carryOut(effect);
     clearTimeout(this.timer);
     const at = this.engine.wakeAt();
-    if (at !== null) this.timer = setTimeout(() => this.step({ type: "tick" }), Math.max(0, at - Date.now()));
+    if (at !== null)
+      this.timer = setTimeout(() => this.step({ type: "tick" }), Math.max(0, at - this.clock.now()));
   }
 
   stop(): void {

@@ -31,6 +31,14 @@ export interface InboxEntry {
   received: number;
 }
 
+export interface MessagesQuery {
+  before?: number;
+  after?: number;
+  around?: number;
+  limit?: number;
+  cursor?: string | undefined;
+}
+
 export interface Found {
   room: string;
   seq: number;
@@ -46,9 +54,18 @@ export class RestError extends Error {
     readonly code: string,
     readonly status: number,
     message: string,
+    /** The earliest time to ask again, from now on; 0 when the server does not say. */
+    readonly retryAfterMs = 0,
   ) {
     super(message);
   }
+}
+
+interface Problem {
+  code?: string;
+  detail?: string;
+  title?: string;
+  retry_after_ms?: number;
 }
 
 type Query = Record<string, string | number | boolean | undefined>;
@@ -81,11 +98,8 @@ export class Rest {
   members(id: string): Promise<Page<Member>> {
     return this.call("GET", `/v1/rooms/${encodeURIComponent(id)}/members`, { query: { limit: 200 } });
   }
-  messages(
-    id: string,
-    query: { before?: number; after?: number; around?: number; limit?: number },
-  ): Promise<Page<Message>> {
-    return this.call("GET", `/v1/rooms/${encodeURIComponent(id)}/messages`, { query });
+  messages(id: string, query: MessagesQuery): Promise<Page<Message>> {
+    return this.call("GET", `/v1/rooms/${encodeURIComponent(id)}/messages`, { query: { ...query } });
   }
   search(q: string, room: string | undefined, cursor?: string): Promise<Page<Found>> {
     return this.call("GET", "/v1/search", { query: { q, room, cursor, limit: 30 } });
@@ -111,11 +125,12 @@ export class Rest {
       throw new RestError("unavailable", 0, "The server cannot be reached.");
     }
     if (answer.ok) return (answer.status === 204 ? undefined : await answer.json()) as T;
-    const problem: { code?: string; detail?: string; title?: string } = await answer.json().catch(() => ({}));
+    const problem: Problem = await answer.json().catch(() => ({}));
     throw new RestError(
       problem.code ?? (answer.status >= 500 ? "unavailable" : "bad_request"),
       answer.status,
       problem.detail ?? problem.title ?? `The server answered ${answer.status}.`,
+      problem.retry_after_ms ?? (Number(answer.headers.get("retry-after")) * 1000 || 0),
     );
   }
 }

@@ -99,6 +99,32 @@ describe("the timeline", () => {
     expect(shown(timeline)).toEqual(["2:m2", "3:m3", "4:m4", "5:m5"]);
   });
 
+  test("the oldest of very many messages are forgotten, at the end of the room only", () => {
+    const many = Array.from({ length: 30 }, (_, i) => stored(i + 1));
+    const timeline = loaded(...many);
+    expect(timeline.trim(21)).toBe(false);
+    const reading = timeline.reading();
+    expect(timeline.trim(20)).toBe(false);
+    timeline.abandon(reading);
+    expect(timeline.trim(20)).toBe(true);
+    expect(timeline.messages.map((m) => m.seq)).toEqual(many.slice(-20).map((m) => m.seq));
+    expect(timeline).toMatchObject({ atStart: false, atEnd: true });
+
+    const middle = new Timeline();
+    middle.show(middle.reading(), many, { atStart: true, atEnd: false });
+    expect(middle.trim(20)).toBe(false);
+  });
+
+  test("a page that was asked for before everything was forgotten is not shown", () => {
+    const timeline = loaded(stored(1));
+    const reading = timeline.reading();
+    timeline.apply(said(2));
+    timeline.clear();
+    timeline.apply(said(3));
+    timeline.show(reading, [stored(1)], { atStart: true, atEnd: true });
+    expect(shown(timeline)).toEqual([]);
+  });
+
   test("an unchanged message stays the same object", () => {
     const timeline = loaded(stored(1), stored(2));
     const first = timeline.find(1);

@@ -56,8 +56,9 @@ export class Timeline {
     this.forgetRecent();
   }
 
-  /** Shows this stretch instead of what was shown. */
+  /** Shows this stretch instead of what was shown. Like the next two it does nothing when all was cleared meanwhile. */
   show(reading: Reading, page: readonly Message[], ends: { atStart: boolean; atEnd: boolean }): void {
+    if (!this.readings.has(reading)) return;
     this.messages = [...page].sort((a, b) => a.seq - b.seq);
     this.atStart = ends.atStart;
     this.atEnd = ends.atEnd;
@@ -65,6 +66,7 @@ export class Timeline {
   }
 
   addOlder(reading: Reading, page: readonly Message[], atStart: boolean): void {
+    if (!this.readings.has(reading)) return;
     const first = this.messages[0]?.seq ?? Number.POSITIVE_INFINITY;
     this.messages = [...page.filter((m) => m.seq < first), ...this.messages];
     this.atStart = atStart;
@@ -72,6 +74,7 @@ export class Timeline {
   }
 
   addNewer(reading: Reading, page: readonly Message[], atEnd: boolean): void {
+    if (!this.readings.has(reading)) return;
     const last = this.messages.at(-1)?.seq ?? 0;
     this.messages = [...this.messages, ...page.filter((m) => m.seq > last)];
     this.atEnd = atEnd;
@@ -85,7 +88,17 @@ export class Timeline {
     if (this.project(event)) this.version += 1;
   }
 
-  /** Forgets everything, for a room whose log was lost. */
+  /** Forgets the oldest messages when there are many more than `keep`; they can be read again. */
+  trim(keep: number): boolean {
+    // Not one by one: what is trimmed has to be drawn anew. And not under a page that is about to be put before them.
+    if (!this.atEnd || this.readings.size > 0 || this.messages.length < keep * 1.5) return false;
+    this.messages = this.messages.slice(-keep);
+    this.atStart = false;
+    this.version += 1;
+    return true;
+  }
+
+  /** Forgets everything, for a room whose log was lost or that nobody looks at. */
   clear(): void {
     this.messages = [];
     this.atStart = this.atEnd = false;

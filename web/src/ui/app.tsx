@@ -1,5 +1,6 @@
 import { signal } from "@preact/signals";
 import { Session } from "../app/session";
+import { local, tab } from "../net/storage";
 import { Chat } from "./chat";
 import { SignIn } from "./sign-in";
 
@@ -9,27 +10,27 @@ const NAME = "darda:user";
 const session = signal<Session | null>(remembered());
 
 export function App() {
-  if (!session.value) return <SignIn last={localStorage.getItem(NAME) ?? ""} onName={signIn} />;
+  if (!session.value) return <SignIn last={local.get(NAME) ?? ""} onName={signIn} />;
   return <Chat key={session.value.user} session={session.value} onSignOut={signOut} />;
 }
 
 function remembered(): Session | null {
-  const user = sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
+  const user = tab.get(NAME) ?? local.get(NAME);
   if (!user) return null;
-  sessionStorage.setItem(NAME, user);
+  tab.set(NAME, user);
   return new Session(user);
 }
 
 function signIn(user: string): void {
-  sessionStorage.setItem(NAME, user);
-  localStorage.setItem(NAME, user);
+  tab.set(NAME, user);
+  local.set(NAME, user);
   session.value = new Session(user);
 }
 
 function signOut(): void {
   session.value?.stop();
-  sessionStorage.removeItem(NAME);
-  localStorage.removeItem(NAME);
+  tab.remove(NAME);
+  local.remove(NAME);
   location.hash = "";
   session.value = null;
 }

@@ -39,6 +39,11 @@ export function Chat({ session, onSignOut }: { session: Session; onSignOut: () =
       drawer.value = false;
       void session.open(route.room, route.seq);
     };
+    const clicked = (e: MouseEvent) => {
+      // A link to where the address is already changes nothing that could be followed.
+      const link = (e.target as Element).closest<HTMLAnchorElement>('a[href^="#/"]');
+      if (link && link.hash === location.hash && !e.ctrlKey && !e.metaKey && !e.shiftKey) follow();
+    };
     const keys = (e: KeyboardEvent) => {
       if ((e.ctrlKey || e.metaKey) && e.key === "k") {
         e.preventDefault();
@@ -53,13 +58,19 @@ export function Chat({ session, onSignOut }: { session: Session; onSignOut: () =
     PHONE.addEventListener("change", resized);
     window.addEventListener("hashchange", follow);
     window.addEventListener("keydown", keys);
+    window.addEventListener("click", clicked);
     return () => {
       PHONE.removeEventListener("change", resized);
       window.removeEventListener("hashchange", follow);
       window.removeEventListener("keydown", keys);
+      window.removeEventListener("click", clicked);
     };
   }, [session]);
 
+  useSignalEffect(() => {
+    // A room that is gone must not be entered again by a reload.
+    if (session.currentId.value === null && parseRoute(location.hash)) history.replaceState(null, "", "#");
+  });
   useSignalEffect(() => {
     const unread = session.unread.value;
     const room = session.current.value?.title.value;

@@ -30,8 +30,15 @@ export function Connection({ session }: { session: Session }) {
     refused: "The server does not accept this sign-in. Sign out and choose a name again.",
   }[shown.value];
   return (
-    <div class={`connection connection-${shown.value || "fine"}`} role="status" aria-live="polite">
-      {text}
-    </div>
+    <>
+      <div class={`connection connection-${shown.value || "fine"}`} role="status" aria-live="polite">
+        {text}
+      </div>
+      {session.outgoing.unkept.value && (
+        <div class="connection connection-away" role="alert">
+          This browser does not let Darda keep what is not sent yet. Leave this page open until it is.
+        </div>
+      )}
+    </>
   );
 }

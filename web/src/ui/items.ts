@@ -1,4 +1,4 @@
-import type { Pending, Room } from "../app/room";
+import type { Part, Pending, Room } from "../app/room";
 import { dayOf } from "../text/times";
 import type { Message } from "../timeline/timeline";
 
@@ -7,6 +7,8 @@ export type Item =
   | { kind: "start"; key: string }
   | { kind: "day"; key: string; at: string }
   | { kind: "new"; key: string }
+  /** Later messages could not be read. */
+  | { kind: "end"; key: string }
   | { kind: "message"; key: string; message: Message; follows: boolean }
   | { kind: "unsent"; key: string; pending: Pending; follows: boolean };
 
@@ -50,7 +52,10 @@ export function itemsOf(room: Room, me: string): Item[] {
     items.push({ kind: "message", key: message.id, message, follows: grouped });
     lastAt = message.id;
   }
-  if (!room.timeline.atEnd) return items;
+  if (!room.timeline.atEnd) {
+    if (items.length > 1 && failedBelow(room.failedToLoad.value)) items.push({ kind: "end", key: "end" });
+    return items;
+  }
   for (const pending of room.unsent()) {
     if (pending.act.type !== "send") continue;
     dayLine(pending.at);
@@ -58,4 +63,9 @@ export function itemsOf(room: Room, me: string): Item[] {
     items.push({ kind: "unsent", key: pending.act.id, pending, follows: grouped });
   }
   return items;
+}
+
+/** What stands in the list stays; what could not be read is said where the person looks for it. */
+function failedBelow(part: Part | null): boolean {
+  return part === "newer" || part === "latest";
 }

@@ -15,9 +15,9 @@ export function MembersPanel(props: {
   const close = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     close.current?.focus();
-    void session.loadMembers(room);
+    void session.history.members(room);
   }, [room]);
-  const presence = session.presence.value;
+  const presence = session.around.presence.value;
   const statusOf = (user: string) => (user === session.user ? "online" : (presence.get(user) ?? "offline"));
   const roles = new Map(room.members.value.map((m) => [m.user, m.role]));
   const people = [...new Set([...roles.keys(), ...room.people.value])].sort(

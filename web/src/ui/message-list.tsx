@@ -1,6 +1,6 @@
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import type { Room } from "../app/room";
+import type { Part, Room } from "../app/room";
 import type { Session } from "../app/session";
 import { dayLabel } from "../text/times";
 import type { Message } from "../timeline/timeline";
@@ -11,6 +11,9 @@ import { MessageRow, type RowActions, UnsentRow } from "./message-row";
 import type { Writing } from "./room-view";
 import { goTo } from "./routes";
 import { type ListHandle, VirtualList } from "./virtual-list";
+
+/** Messages of the open room that stay in memory while its end is in view. */
+const KEPT = 3_000;
 
 export function MessageList(props: { session: Session; room: Room; writing: Signal<Writing> }) {
   const { session, room, writing } = props;
@@ -31,6 +34,8 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
   const read = () => {
     const visible = document.visibilityState === "visible" && document.hasFocus();
     if (visible && atEnd.peek() && room.timeline.atEnd) session.markRead(room);
+    // Only while the end is in view: nobody looks at what goes.
+    if (atEnd.peek() && room.timeline.trim(KEPT)) room.changed();
   };
   useEffect(read, [version, atEnd.value]);
   useEffect(() => {
@@ -44,7 +49,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
 
   const toEnd = () => {
     if (room.timeline.atEnd) list.current?.toEnd();
-    else void session.loadLatest(room).then(() => list.current?.toEnd());
+    else void session.history.latest(room).then(() => list.current?.toEnd());
   };
   const wrote = room.wrote.value;
   useEffect(() => {
@@ -89,8 +94,8 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
         if (found) session.jump.value = { room: room.id, seq, at: Date.now() };
         else goTo(room.id, seq);
       },
-      retry: (id) => session.retry(room, id),
-      discard: (id) => session.discard(room, id),
+      retry: (id) => session.outgoing.retry(id),
+      discard: (id) => session.outgoing.discard(id),
     }),
     [room],
   );
@@ -109,14 +114,16 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
     }
   };
 
-  const lastKey = items.at(-1)?.key ?? "";
-  const tabStop = focused.value && items.some((i) => i.key === focused.value) ? focused.value : lastKey;
+  const lastRow = items.findLast((i) => i.kind === "message" || i.kind === "unsent")?.key ?? "";
+  const tabStop = focused.value && items.some((i) => i.key === focused.value) ? focused.value : lastRow;
   const delivered = room.deliveredTo.value;
   const seen = room.seenTo.value;
   const draw = (item: Item) => {
     switch (item.kind) {
       case "start":
-        return <Start room={room} me={session.user} onRetry={() => session.loadOlder(room)} />;
+        return <Start room={room} me={session.user} onRetry={() => void session.loadAgain(room)} />;
+      case "end":
+        return <Unread part={room.failedToLoad.value} onRetry={() => void session.loadAgain(room)} />;
       case "day":
         return (
           <div class="line">
@@ -192,11 +199,12 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
         estimate={estimate}
         row={draw}
         follow={room.timeline.atEnd}
+        keep={tabStop}
         onNearStart={() => {
-          if (room.timeline.messages.length > 0 && room.loading.peek() === "no") void session.loadOlder(room);
+          if (room.failedToLoad.peek() !== "older") void session.history.older(room);
         }}
         onNearEnd={() => {
-          if (room.timeline.messages.length > 0 && room.loading.peek() === "no") void session.loadNewer(room);
+          if (room.failedToLoad.peek() !== "newer") void session.history.newer(room);
         }}
         onAtEnd={(end) => (atEnd.value = end)}
         handle={list}
@@ -208,7 +216,14 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
           {behind > 0 ? `${behind} new ${behind === 1 ? "message" : "messages"}` : "Newest messages"}
         </button>
       )}
-      <ConfirmDelete message={deleting} onDelete={(m) => session.delete(room, m.seq)} />
+      <ConfirmDelete
+        message={deleting}
+        onDelete={(m) => {
+          // The button that opened the dialog goes away with the text.
+          wantFocus.current = m.id;
+          session.delete(room, m.seq);
+        }}
+      />
     </div>
   );
 }
@@ -217,18 +232,29 @@ function rowOf(target: EventTarget | null): string | null {
   return (target as HTMLElement).closest<HTMLElement>("[data-row]")?.dataset.row ?? null;
 }
 
+const UNREAD: Record<Part, string> = {
+  older: "Earlier messages cannot be read at the moment.",
+  newer: "Later messages cannot be read at the moment.",
+  latest: "The messages cannot be read at the moment.",
+};
+
+/** Something could not be read; it is tried again when asked to, and when the connection is back. */
+function Unread({ part, onRetry }: { part: Part | null; onRetry: () => void }) {
+  return (
+    <div class="start" role="alert">
+      <p>{part && UNREAD[part]}</p>
+      <button type="button" class="button" onClick={onRetry}>
+        Try again
+      </button>
+    </div>
+  );
+}
+
 /** The first row: what came before, or that nothing did. */
 function Start({ room, me, onRetry }: { room: Room; me: string; onRetry: () => void }) {
-  const loading = room.loading.value;
-  if (loading === "failed")
-    return (
-      <div class="start" role="alert">
-        <p>Earlier messages cannot be read at the moment.</p>
-        <button type="button" class="button" onClick={onRetry}>
-          Try again
-        </button>
-      </div>
-    );
+  const failed = room.failedToLoad.value;
+  const empty = room.timeline.messages.length === 0;
+  if (failed === "older" || (failed && empty)) return <Unread part={failed} onRetry={onRetry} />;
   if (!room.timeline.atStart)
     return (
       <div class="start">
@@ -236,7 +262,6 @@ function Start({ room, me, onRetry }: { room: Room; me: string; onRetry: () => v
       </div>
     );
   const direct = room.info.value.kind === "direct";
-  const empty = room.timeline.messages.length === 0;
   return (
     <div class="start start-first">
       <span class="start-mark" aria-hidden="true">
@@ -259,7 +284,7 @@ const CHARACTER_PX = 7.4;
 
 /** A first guess of a row's height, so that the scroll bar is about right before a row was ever drawn. */
 function estimate(item: Item, width: number): number {
-  if (item.kind === "start") return 120;
+  if (item.kind === "start" || item.kind === "end") return 120;
   if (item.kind === "day" || item.kind === "new") return 44;
   const text =
     item.kind === "message"

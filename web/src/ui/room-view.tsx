@@ -36,7 +36,7 @@ export function RoomView(props: {
 function Header({ session, room, drawer, panel }: Parameters<typeof RoomView>[0]) {
   const info = room.info.value;
   const other = info.kind === "direct" ? room.title.value : null;
-  const presence = session.presence.value;
+  const presence = session.around.presence.value;
   const online = [...room.people.value].filter(
     (u) => u === session.user || presence.get(u) === "online",
   ).length;

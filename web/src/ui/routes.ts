@@ -16,5 +16,8 @@ export function hrefOf(room: string, seq?: number): string {
 }
 
 export function goTo(room: string, seq?: number): void {
-  location.hash = hrefOf(room, seq);
+  const href = hrefOf(room, seq);
+  // The address is followed when it changes; asking for the same again must work too.
+  if (location.hash === href) window.dispatchEvent(new HashChangeEvent("hashchange"));
+  else location.hash = href;
 }

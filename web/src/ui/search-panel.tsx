@@ -102,7 +102,6 @@ export function SearchPanel(props: { session: Session; room: Room | null; onClos
               class="result"
               href={hrefOf(found.room, found.seq)}
               onClick={() => {
-                if (location.hash === hrefOf(found.room, found.seq)) void session.open(found.room, found.seq);
                 if (matchMedia("(max-width: 1000px)").matches) props.onClose();
               }}
             >

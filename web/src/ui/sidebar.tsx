@@ -7,6 +7,7 @@ import { roomIdOf } from "../text/people";
 import { briefTime } from "../text/times";
 import { Avatar } from "./avatar";
 import { Icon } from "./icons";
+import { NotSent } from "./not-sent";
 import { goTo, hrefOf } from "./routes";
 
 /** Rooms with what is unread in them, a field that opens or makes one, and who I am. */
@@ -40,6 +41,7 @@ export function Sidebar(props: { session: Session; drawer: Signal<boolean>; onSi
       </div>
       <OpenRoom session={session} typed={typed} />
       <div class="rooms">
+        <NotSent session={session} />
         <Section title="Rooms" rooms={rooms} session={session} drawer={drawer} />
         <Section title="Direct messages" rooms={direct} session={session} drawer={drawer} />
         {session.ready.value && all.length === 0 && (
@@ -146,7 +148,7 @@ function RoomLink({ room, session, drawer }: { room: Room; session: Session; dra
         onClick={() => (drawer.value = false)}
       >
         {other ? (
-          <Avatar name={other} size="s" status={session.presence.value.get(other) ?? "offline"} />
+          <Avatar name={other} size="s" status={session.around.presence.value.get(other) ?? "offline"} />
         ) : (
           <span class="room-mark">
             <Icon name={info.kind === "private" ? "lock" : "hash"} size={16} />

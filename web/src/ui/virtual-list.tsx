@@ -17,6 +17,8 @@ interface Props<T extends { key: string }> {
   row: (item: T, index: number) => ComponentChildren;
   /** New rows at the end are followed while the end is in view. */
   follow: boolean;
+  /** The row that has the focus, or gets it by Tab: it stays in the page, so the focus is not lost. */
+  keep: string;
   onNearStart: () => void;
   onNearEnd: () => void;
   onAtEnd: (atEnd: boolean) => void;
@@ -141,6 +143,11 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
       changed = true;
     }
     if (changed) layout.place(layout.items as readonly T[], latest.current.estimate);
+    const kept = rows.current.querySelector<HTMLElement>(":scope > .list-kept");
+    if (kept) {
+      const y = layout.top(layout.indexes.get(kept.dataset.key ?? "") ?? 0);
+      kept.style.top = `${y - layout.top(layout.start)}px`;
+    }
     above.current.style.height = `${layout.top(layout.start)}px`;
     below.current.style.height = `${layout.total - layout.top(layout.end)}px`;
     const height = view.clientHeight;
@@ -223,18 +230,25 @@ export function VirtualList<T extends { key: string }>(props: Props<T>) {
     },
   }));
 
+  const outside = (index: number) => index < layout.start || index >= layout.end;
+  const drawn = items.slice(layout.start, layout.end).map((item, i) => ({ item, index: layout.start + i }));
+  const index = layout.indexes.get(props.keep) ?? -1;
+  const item = items[index];
+  if (item && outside(index)) drawn.splice(index < layout.start ? 0 : drawn.length, 0, { item, index });
+
   return (
     <section class="list" ref={box} onScroll={scrolled} aria-label={props.label} tabIndex={-1}>
       <div ref={above} />
       <ol ref={rows}>
-        {items.slice(layout.start, layout.end).map((item, i) => (
+        {drawn.map(({ item, index }) => (
           <li
             key={item.key}
             data-key={item.key}
+            class={outside(index) ? "list-kept" : undefined}
             aria-setsize={items.length}
-            aria-posinset={layout.start + i + 1}
+            aria-posinset={index + 1}
           >
-            {props.row(item, layout.start + i)}
+            {props.row(item, index)}
           </li>
         ))}
       </ol>
