@@ -153,3 +153,89 @@ test("what is being written survives a reload", async () => {
   await expect.poll(() => alice.composer.inputValue()).toBe("half a thought");
   await alice.leave();
 });
+
+test("the server is restarted: it says good-bye, and nothing is lost, doubled or out of order", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  const bob = await Person.at(browser, server, "bob");
+  await alice.enter("quay");
+  await bob.enter("quay");
+  const frames: string[] = [];
+  await alice.page.reload();
+  alice.page.on("websocket", (socket) =>
+    socket.on("framereceived", ({ payload }) => frames.push(String(payload))),
+  );
+  await alice.page.reload();
+  await alice.say("text 0");
+  await bob.sees("text 0");
+
+  const ended = server.terminate();
+  const written = ["text 0"];
+  for (let i = 1; i <= 12; i++) {
+    written.push(`text ${i}`);
+    await alice.say(`text ${i}`);
+    await alice.page.waitForTimeout(100);
+  }
+  await ended;
+  expect(frames.some((frame) => frame.includes('"goaway"'))).toBe(true);
+  await server.start();
+  await alice.hasStatus("text 12", "seen");
+  await bob.sees("text 12");
+  expect(await server.texts("alice", "quay")).toEqual(written);
+  expect(await alice.texts()).toEqual(written);
+  expect(await bob.texts()).toEqual(written);
+  await alice.leave();
+  await bob.leave();
+});
+
+test("a browser that keeps nothing can chat, and is told what that means", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.context.addInitScript(() => {
+    for (const name of ["localStorage", "sessionStorage"])
+      Object.defineProperty(window, name, {
+        get() {
+          throw new DOMException("forbidden", "SecurityError");
+        },
+      });
+  });
+  await alice.enter("cave");
+  await alice.say("hello");
+  await alice.hasStatus("hello", "sent");
+  await server.kill();
+  await away(alice).waitFor();
+  await alice.say("only in memory");
+  const told = alice.page.getByRole("alert").filter({ hasText: "does not let Darda keep" });
+  await told.waitFor();
+  await server.start();
+  await alice.hasStatus("only in memory", "sent");
+  await told.waitFor({ state: "detached" });
+  expect(await server.texts("alice", "cave")).toEqual(["hello", "only in memory"]);
+  await alice.leave();
+});
+
+test("what was refused in a room that is not in the list is shown until it is discarded", async () => {
+  const alice = await Person.at(browser, server, "alice");
+  await alice.enter("pier");
+  const room = crypto.randomUUID();
+  await alice.page.evaluate((room) => {
+    const id = "0198c0de-0000-7000-8000-000000000002";
+    const act = { type: "send", id, room, text: "for nobody" };
+    localStorage.setItem(`darda:outbox:alice:${id}`, JSON.stringify(act));
+  }, room);
+  await alice.page.reload();
+  const unsent = alice.page.getByRole("region", { name: "Not sent" });
+  await unsent.getByText("for nobody").waitFor();
+
+  const sent: string[] = [];
+  alice.page.on("websocket", (socket) => socket.on("framesent", ({ payload }) => sent.push(String(payload))));
+  await alice.page.reload();
+  await unsent.getByText("for nobody").waitFor();
+  await alice.say("something else");
+  await alice.hasStatus("something else", "sent");
+  expect(sent.filter((frame) => frame.includes("for nobody"))).toEqual([]);
+  await unsent.getByRole("button", { name: "Discard" }).click();
+  await unsent.waitFor({ state: "detached" });
+  await alice.page.reload();
+  await alice.sees("something else");
+  expect(await unsent.count()).toBe(0);
+  await alice.leave();
+});

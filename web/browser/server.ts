@@ -31,6 +31,7 @@ export class Server {
         DARDA_HTTP_ADDR: this.url ? new URL(this.url).host : "127.0.0.1:0",
         DARDA_ADMIN_ADDR: "127.0.0.1:0",
         DARDA_DATA_DIR: this.data,
+        DARDA_DRAIN_SECS: "3",
         DARDA_LIMIT_SENDS_PER_SEC: "100000",
         DARDA_LIMIT_SENDS_BURST: "100000",
         DARDA_LIMIT_JOINS_PER_SEC: "1000",
@@ -52,11 +53,20 @@ export class Server {
   }
 
   /** `kill -9`. */
-  async kill(): Promise<void> {
+  kill(): Promise<void> {
+    return this.end("SIGKILL");
+  }
+
+  /** What Kubernetes and systemd do: the server says good-bye to its clients, then ends. */
+  terminate(): Promise<void> {
+    return this.end("SIGTERM");
+  }
+
+  private async end(signal: NodeJS.Signals): Promise<void> {
     const child = this.process;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const gone = once(child, "exit");
-    child.kill("SIGKILL");
+    child.kill(signal);
     await gone;
   }
 
@@ -95,11 +105,12 @@ export class Server {
       next: string | null;
     }
     const texts: string[] = [];
-    for (let after = 0; ; ) {
-      const page: Page = await this.call(user, "GET", `/v1/rooms/${room}/messages?after=${after}&limit=200`);
+    for (let cursor = ""; ; ) {
+      const path = `/v1/rooms/${room}/messages?after=0&limit=200${cursor && `&cursor=${cursor}`}`;
+      const page: Page = await this.call(user, "GET", path);
       texts.push(...page.items.flatMap((m) => (m.text === null ? [] : [m.text])));
-      after = page.items.at(-1)?.seq ?? after;
-      if (page.next === null || page.items.length === 0) return texts;
+      if (page.next === null) return texts;
+      cursor = encodeURIComponent(page.next);
     }
   }
 }

@@ -24,7 +24,11 @@ export class History {
       room.timeline.show(reading, page.items, { atStart: false, atEnd: false }),
     );
     // Nothing but other events there: an empty stretch would have no ends to read on from.
-    if (room.loading.value === null && room.timeline.messages.length === 0 && !room.failedToLoad.value)
+    if (
+      room.loading.value === null &&
+      room.timeline.messages.length === 0 &&
+      room.failedToLoad.value.size === 0
+    )
       await this.latest(room);
   }
 
@@ -62,7 +66,7 @@ export class History {
     const mine = {};
     this.current.set(room, mine);
     room.loading.value = part;
-    room.failedToLoad.value = null;
+    room.failedToLoad.value = failed(room, part, false);
     const reading = room.timeline.reading();
     const page = await this.page(room, query).catch(() => null);
     const superseded = this.current.get(room) !== mine;
@@ -70,7 +74,7 @@ export class History {
     room.timeline.abandon(reading);
     if (superseded) return;
     room.loading.value = null;
-    if (!page) room.failedToLoad.value = part;
+    if (!page) room.failedToLoad.value = failed(room, part, true);
     room.changed();
   }
 
@@ -81,4 +85,10 @@ export class History {
       page = await this.rest.messages(room.id, { ...query, cursor: page.next });
     return page;
   }
+}
+
+/** What was not read at one end says nothing about the other; the newest page replaces both. */
+function failed(room: Room, part: Part, on: boolean): ReadonlySet<Part> {
+  const others = part === "latest" ? [] : [...room.failedToLoad.value].filter((other) => other !== part);
+  return new Set(on ? [...others, part] : others);
 }

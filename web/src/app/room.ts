@@ -25,7 +25,7 @@ export class Room {
   readonly version = signal(0);
   readonly loading = signal<Part | null>(null);
   /** What could not be read the last time it was tried. */
-  readonly failedToLoad = signal<Part | null>(null);
+  readonly failedToLoad = signal<ReadonlySet<Part>>(new Set());
   readonly members = signal<readonly Member[]>([]);
   readonly people = signal<ReadonlySet<string>>(new Set());
   readonly typing = signal<readonly string[]>([]);

@@ -159,11 +159,11 @@ export class Session {
 
   /** Reads again what could not be read. */
   async loadAgain(room: Room): Promise<void> {
-    const part = room.failedToLoad.value;
-    if (part === "older") await this.history.older(room);
-    else if (part === "newer") await this.history.newer(room);
-    else if (part === "latest" && this.wanted !== undefined) await this.jumpTo(room, this.wanted);
-    else if (part === "latest") await this.history.latest(room);
+    const failed = room.failedToLoad.value;
+    if (failed.has("latest") && this.wanted !== undefined) await this.jumpTo(room, this.wanted);
+    else if (failed.has("latest")) await this.history.latest(room);
+    if (failed.has("older")) await this.history.older(room);
+    if (failed.has("newer")) await this.history.newer(room);
   }
 
   private async jumpTo(room: Room, seq: number): Promise<void> {
@@ -272,7 +272,7 @@ export class Session {
     if (!id) return;
     const room = this.rooms.value.get(id);
     if (first || (!room && this.trouble.value)) void this.open(id, this.wanted);
-    else if (room?.failedToLoad.value) void this.loadAgain(room);
+    else if (room) void this.loadAgain(room);
   }
 
   private addNew(info: RoomInfo): void {

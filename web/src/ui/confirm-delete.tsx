@@ -6,6 +6,8 @@ import type { Message } from "../timeline/timeline";
 export function ConfirmDelete(props: {
   message: Signal<Message | null>;
   onDelete: (message: Message) => void;
+  /** The focus is free again. */
+  onClosed: () => void;
 }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const message = props.message.value;
@@ -18,7 +20,10 @@ export function ConfirmDelete(props: {
       ref={dialog}
       class="dialog"
       aria-labelledby="delete-title"
-      onClose={() => (props.message.value = null)}
+      onClose={() => {
+        props.message.value = null;
+        props.onClosed();
+      }}
     >
       <h2 id="delete-title">Delete this message?</h2>
       <blockquote>{message?.text}</blockquote>

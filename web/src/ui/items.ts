@@ -53,7 +53,7 @@ export function itemsOf(room: Room, me: string): Item[] {
     lastAt = message.id;
   }
   if (!room.timeline.atEnd) {
-    if (items.length > 1 && failedBelow(room.failedToLoad.value)) items.push({ kind: "end", key: "end" });
+    if (items.length > 1 && failedBelow(room)) items.push({ kind: "end", key: "end" });
     return items;
   }
   for (const pending of room.unsent()) {
@@ -65,7 +65,7 @@ export function itemsOf(room: Room, me: string): Item[] {
   return items;
 }
 
-/** What stands in the list stays; what could not be read is said where the person looks for it. */
-function failedBelow(part: Part | null): boolean {
-  return part === "newer" || part === "latest";
+/** What could not be read is said where the person looks for it. */
+export function failedBelow(room: Room): Part | undefined {
+  return (["latest", "newer"] as const).find((part) => room.failedToLoad.value.has(part));
 }

@@ -6,7 +6,7 @@ import { dayLabel } from "../text/times";
 import type { Message } from "../timeline/timeline";
 import { ConfirmDelete } from "./confirm-delete";
 import { Icon } from "./icons";
-import { type Item, itemsOf } from "./items";
+import { failedBelow, type Item, itemsOf } from "./items";
 import { MessageRow, type RowActions, UnsentRow } from "./message-row";
 import type { Writing } from "./room-view";
 import { goTo } from "./routes";
@@ -66,13 +66,14 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
     wantFocus.current = target.id;
   }, [jump, version]);
 
-  useLayoutEffect(() => {
+  const focusWanted = () => {
     const key = wantFocus.current;
-    const row = key && region.current?.querySelector<HTMLElement>(`[data-row="${CSS.escape(key)}"]`);
-    if (!row) return;
-    wantFocus.current = null;
-    row.focus({ preventScroll: true });
-  });
+    const row = key ? region.current?.querySelector<HTMLElement>(`[data-row="${CSS.escape(key)}"]`) : null;
+    row?.focus({ preventScroll: true });
+    // As long as a dialog is open, nothing else takes the focus.
+    if (row && document.activeElement === row) wantFocus.current = null;
+  };
+  useLayoutEffect(focusWanted);
 
   const actions = useMemo<RowActions>(
     () => ({
@@ -123,7 +124,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
       case "start":
         return <Start room={room} me={session.user} onRetry={() => void session.loadAgain(room)} />;
       case "end":
-        return <Unread part={room.failedToLoad.value} onRetry={() => void session.loadAgain(room)} />;
+        return <Unread part={failedBelow(room)} onRetry={() => void session.loadAgain(room)} />;
       case "day":
         return (
           <div class="line">
@@ -201,10 +202,10 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
         follow={room.timeline.atEnd}
         keep={tabStop}
         onNearStart={() => {
-          if (room.failedToLoad.peek() !== "older") void session.history.older(room);
+          if (!room.failedToLoad.peek().has("older")) void session.history.older(room);
         }}
         onNearEnd={() => {
-          if (room.failedToLoad.peek() !== "newer") void session.history.newer(room);
+          if (!room.failedToLoad.peek().has("newer")) void session.history.newer(room);
         }}
         onAtEnd={(end) => (atEnd.value = end)}
         handle={list}
@@ -223,6 +224,7 @@ export function MessageList(props: { session: Session; room: Room; writing: Sign
           wantFocus.current = m.id;
           session.delete(room, m.seq);
         }}
+        onClosed={focusWanted}
       />
     </div>
   );
@@ -239,7 +241,7 @@ const UNREAD: Record<Part, string> = {
 };
 
 /** Something could not be read; it is tried again when asked to, and when the connection is back. */
-function Unread({ part, onRetry }: { part: Part | null; onRetry: () => void }) {
+function Unread({ part, onRetry }: { part: Part | undefined; onRetry: () => void }) {
   return (
     <div class="start" role="alert">
       <p>{part && UNREAD[part]}</p>
@@ -252,9 +254,9 @@ function Unread({ part, onRetry }: { part: Part | null; onRetry: () => void }) {
 
 /** The first row: what came before, or that nothing did. */
 function Start({ room, me, onRetry }: { room: Room; me: string; onRetry: () => void }) {
-  const failed = room.failedToLoad.value;
   const empty = room.timeline.messages.length === 0;
-  if (failed === "older" || (failed && empty)) return <Unread part={failed} onRetry={onRetry} />;
+  const failed = room.failedToLoad.value.has("older") ? "older" : empty && failedBelow(room);
+  if (failed) return <Unread part={failed} onRetry={onRetry} />;
   if (!room.timeline.atStart)
     return (
       <div class="start">

@@ -188,6 +188,8 @@ function Suggestions({
 }) {
   const found = useSignal<readonly RoomInfo[]>([]);
   const ready = session.ready.value;
+  // A room that went away may be gone for everybody.
+  const mine = session.rooms.value.size;
   useEffect(() => {
     if (!ready) return;
     let late = false;
@@ -202,7 +204,7 @@ function Suggestions({
       late = true;
       clearTimeout(timer);
     };
-  }, [filter, ready]);
+  }, [filter, ready, mine]);
   const others = found.value.filter((r) => !session.rooms.value.has(r.id)).slice(0, 8);
   if (others.length === 0) return null;
   return (
