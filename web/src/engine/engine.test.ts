@@ -42,6 +42,21 @@ describe("the shared scenarios", () => {
   });
 });
 
+test("a refusal with a code of a later version is final", () => {
+  const engine = new Engine({ hello: { user: "alice" } });
+  const act = { type: "send", id: "a1", room: "r", text: "hi" } as const;
+  const frames = [
+    { type: "welcome", user: "alice", heartbeat_secs: 25, limits: {} },
+    { type: "error", id: "a1", code: "on_strike", message: "no", retry_after_ms: 5 },
+  ];
+  engine.handle({ type: "submit", act }, 0, 0.5);
+  engine.handle({ type: "start" }, 0, 0.5);
+  const effects = frames.map((frame) => engine.handle(inputOf({ frame: { conn: 1, frame } }), 0, 0.5));
+  expect(effects[1]).toEqual([
+    { type: "outbox", id: "a1", state: "failed", code: "on_strike", message: "no" },
+  ]);
+});
+
 function inputOf(input: Record<string, Record<string, unknown>>): Input {
   const [type, fields] = Object.entries(input)[0] ?? [];
   return { type, ...fields } as Input;
