@@ -33,8 +33,25 @@ test(`${MESSAGES} messages scroll and take typing without a task over 50 ms`, {
   const alice = await Person.at(browser, server, "alice");
   await alice.enter("river");
   const { page } = alice;
-  const list = page.locator(".list");
   await page.locator("[data-row]").first().waitFor();
+  // The machine may be busy with something else; a slow page is slow every time.
+  const tries: number[][] = [];
+  for (let i = 0; i < TRIES; i++) {
+    // At the end the page forgets all but some thousands.
+    await loadAll(page);
+    const stop = await watchTasks(page);
+    await use(alice, server, i);
+    const tasks = await stop();
+    tries.push(tasks);
+    console.log(`try ${i + 1}: ${describeTasks(tasks)}`);
+    if (tasks.length === 0) break;
+  }
+  expect(tries.at(-1), "tasks over 50 ms in the last try").toEqual([]);
+  await alice.leave();
+});
+
+async function loadAll(page: Page): Promise<void> {
+  const list = page.locator(".list");
   const loading = await watchTasks(page);
   await expect
     .poll(
@@ -49,20 +66,7 @@ test(`${MESSAGES} messages scroll and take typing without a task over 50 ms`, {
   const rows = await page.locator("li[data-key]").first().getAttribute("aria-setsize");
   expect(Number(rows)).toBeGreaterThanOrEqual(MESSAGES);
   expect(await page.locator("[data-row]").count()).toBeLessThan(150);
-
-  // The machine may be busy with something else; a slow page is slow every time.
-  const tries: number[][] = [];
-  for (let i = 0; i < TRIES; i++) {
-    const stop = await watchTasks(page);
-    await use(alice, server, i);
-    const tasks = await stop();
-    tries.push(tasks);
-    console.log(`try ${i + 1}: ${describeTasks(tasks)}`);
-    if (tasks.length === 0) break;
-  }
-  expect(tries.at(-1), "tasks over 50 ms in the last try").toEqual([]);
-  await alice.leave();
-});
+}
 
 /** Scrolls up and down, by wheel and by leaps, then types and receives a message. */
 async function use(alice: Person, server: Server, round: number): Promise<void> {
@@ -71,12 +75,14 @@ async function use(alice: Person, server: Server, round: number): Promise<void> 
   await list.hover();
   for (let i = 0; i < 40; i++) await page.mouse.wheel(0, 900);
   for (let i = 0; i < 20; i++) await page.mouse.wheel(0, -1500);
-  for (const part of [0.5, 0.1, 0.9, 0.3, 1])
-    await list.evaluate((el, part) => {
+  const leap = (part: number) =>
+    list.evaluate((el, part) => {
       el.scrollTop = el.scrollHeight * part;
       return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     }, part);
+  for (const part of [0.5, 0.1, 0.9, 0.3]) await leap(part);
   await alice.composer.pressSequentially("Typing must never stutter, whatever the room holds. ");
+  await leap(1);
   await server.say("bob", "river", `a new one ${round}`);
   await alice.sees(`a new one ${round}`);
   await alice.composer.pressSequentially("Sent.");

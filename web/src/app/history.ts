@@ -66,7 +66,10 @@ export class History {
     const mine = {};
     this.current.set(room, mine);
     room.loading.value = part;
-    room.failedToLoad.value = failed(room, part, false);
+    if (room.failedToLoad.value.has(part)) {
+      room.failedToLoad.value = failed(room, part, false);
+      room.changed();
+    }
     const reading = room.timeline.reading();
     const page = await this.page(room, query).catch(() => null);
     const superseded = this.current.get(room) !== mine;
@@ -74,7 +77,7 @@ export class History {
     room.timeline.abandon(reading);
     if (superseded) return;
     room.loading.value = null;
-    if (!page) room.failedToLoad.value = failed(room, part, true);
+    room.failedToLoad.value = failed(room, part, !page);
     room.changed();
   }
 

@@ -23,6 +23,15 @@ export function Connection({ session }: { session: Session }) {
     const timer = setTimeout(() => (shown.value = "away"), QUIET_MS);
     return () => clearTimeout(timer);
   });
+  const unkept = useSignal(false);
+  useSignalEffect(() => {
+    if (!session.outgoing.unkept.value) {
+      unkept.value = false;
+      return;
+    }
+    const timer = setTimeout(() => (unkept.value = true), QUIET_MS);
+    return () => clearTimeout(timer);
+  });
   const text = {
     "": "",
     away: "Connection lost. Reconnecting… What you write is kept and sent later.",
@@ -34,7 +43,7 @@ export function Connection({ session }: { session: Session }) {
       <div class={`connection connection-${shown.value || "fine"}`} role="status" aria-live="polite">
         {text}
       </div>
-      {session.outgoing.unkept.value && (
+      {unkept.value && (
         <div class="connection connection-away" role="alert">
           This browser does not let Darda keep what is not sent yet. Leave this page open until it is.
         </div>
