@@ -90,6 +90,7 @@ export class Session {
     if (this.currentId.value !== id) this.putAside();
     this.currentId.value = id;
     this.wanted = seq;
+    this.jump.value = null;
     this.trouble.value = null;
     const room = this.rooms.value.get(id) ?? (this.ready.value ? await this.enter(id) : null);
     if (!room || this.currentId.value !== id) return;
@@ -168,7 +169,9 @@ export class Session {
 
   private async jumpTo(room: Room, seq: number): Promise<void> {
     if (!room.timeline.find(seq)) await this.history.around(room, seq);
-    this.jump.value = { room: room.id, seq, at: Date.now() };
+    // Meanwhile the person may have gone elsewhere.
+    if (this.currentId.value === room.id && this.wanted === seq)
+      this.jump.value = { room: room.id, seq, at: Date.now() };
   }
 
   /** Keeps little of the room that was open: the newest messages, or nothing if it was left in mid-history. */
