@@ -39,6 +39,32 @@ fn program() -> Command {
     command
 }
 
+/// Why a start was refused. One that is not is ended.
+fn refusal(command: &mut Command) -> String {
+    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    let ended = loop {
+        match process.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None if begun.elapsed() > Duration::from_secs(20) => {
+                process.kill().unwrap();
+                process.wait().unwrap();
+                panic!("it started");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    assert!(!ended.success());
+    let mut text = String::new();
+    process
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    text
+}
+
 #[test]
 fn help_names_every_variable() {
     let output = program().arg("--help").output().unwrap();
@@ -61,9 +87,12 @@ fn a_bad_variable_stops_the_start_by_name() {
         ("DARDA_LOG", "a=b=c"),
         ("DARDA_LOG_FORMAT", "xml"),
     ] {
-        let output = program().env(name, value).output().unwrap();
-        assert!(!output.status.success());
-        let text = String::from_utf8(output.stderr).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let text = refusal(
+            program()
+                .env("DARDA_DATA_DIR", data.path())
+                .env(name, value),
+        );
         assert!(text.contains(&format!("{name}: ")), "{text}");
     }
 }
@@ -75,14 +104,12 @@ async fn a_folder_in_use_is_refused_with_the_way_out() {
         data_dir: data.path().to_owned(),
     };
     let holder = backend::open(config).await.unwrap();
-    let output = program()
-        .env("DARDA_DATA_DIR", data.path())
-        .env("DARDA_HTTP_ADDR", "127.0.0.1:0")
-        .env("DARDA_ADMIN_ADDR", "127.0.0.1:0")
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let text = String::from_utf8(output.stderr).unwrap();
+    let text = refusal(
+        program()
+            .env("DARDA_DATA_DIR", data.path())
+            .env("DARDA_HTTP_ADDR", "127.0.0.1:0")
+            .env("DARDA_ADMIN_ADDR", "127.0.0.1:0"),
+    );
     assert!(text.contains("run standalone instead"), "{text}");
     holder.health.close().await;
 }
