@@ -23,8 +23,9 @@ setup-test:
 	@scripts/setup test
 
 .PHONY: bench
-bench: ## Measure this machine: Darda beside a reference and the floor (about 15 minutes)
+bench: ## Measure this machine: Darda beside a reference and the floor (about 20 minutes)
 	@scripts/setup run
+	@scripts/first-run
 	@cargo build --release --package standalone --package loadgen --bins
 	@target/release/loadgen bench
 

@@ -5,6 +5,7 @@
 pub mod config;
 mod connection;
 mod gateway;
+mod handshake;
 mod hub;
 mod mailbox;
 pub mod messages;

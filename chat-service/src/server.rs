@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::mailbox::Drain;
-use crate::{Config, Process, gateway, page, rest as api};
+use crate::{Config, Process, handshake, page, rest as api};
 
 /// What a chat-service is made of.
 pub struct Service {
@@ -121,7 +121,7 @@ async fn serve(
                 .keep_alive(KeepAlive::Timeout(Duration::from_secs(60)))
                 .client_request_timeout(Duration::from_secs(10))
                 .upgrade(fn_service(move |upgrade| {
-                    gateway::upgrade(Rc::clone(&hub), upgrade)
+                    handshake::upgrade(Rc::clone(&hub), upgrade)
                 }))
                 .h1(map_config(paths, |_| AppConfig::default()))
                 .tcp()
