@@ -130,6 +130,38 @@ async fn reopening_keeps_everything() {
     second.health.close().await;
 }
 
+/// More is written than the write-ahead log may ever hold, by many at once and without a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_write_ahead_log_is_copied_while_it_is_written() {
+    const MIB: u64 = 1024 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let length = |name: &str| fs::metadata(dir.path().join(name)).unwrap().len();
+    let family = family(dir.path()).await;
+    assert_eq!(length("darda.db-wal"), 8 * MIB, "it is long from the start");
+    let senders: Vec<_> = (0..32)
+        .map(|_| {
+            let log = family.log.clone();
+            tokio::spawn(async move {
+                for _ in 0..400 {
+                    log.append(message(&"x".repeat(4000))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    let (log, database) = (length("darda.db-wal"), length("darda.db"));
+    assert!(log <= 40 * MIB, "the log has {} MiB", log / MIB);
+    assert!(
+        database >= 24 * MIB,
+        "the database has {} MiB",
+        database / MIB
+    );
+    assert_eq!(all(&family).await.len(), 12_800);
+    family.health.close().await;
+}
+
 /// A room of the directory with a log, as a crash in the middle of its deletion leaves it.
 #[tokio::test]
 async fn a_deletion_that_a_crash_broke_off_is_finished_at_the_next_start() {

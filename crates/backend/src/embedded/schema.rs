@@ -196,7 +196,6 @@ pub(super) fn writer(path: &Path) -> Result<Connection> {
          PRAGMA wal_autocheckpoint = 0;",
     )?;
     connection.set_prepared_statement_cache_capacity(128);
-    wal::lengthen(path);
     Ok(connection)
 }
 

@@ -28,8 +28,8 @@ const COPY_FROM: u32 = 1000;
 const REST_MAX: u32 = 200;
 /// Times the thread tries to catch up with the writer.
 const PASSES_MAX: usize = 4;
-/// The thread has no haste, others have.
-const NICENESS: i32 = 10;
+/// Beyond this the thread does not keep up, and the writer copies however much there is.
+const PAGES_MAX: u32 = 6000;
 
 fn file(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
@@ -49,7 +49,7 @@ pub(super) fn sync(database: &Path) -> Result<()> {
 }
 
 /// Makes the file as long as it will get. SQLite knows its frames by their checksums and stops at the zeros.
-pub(super) fn lengthen(database: &Path) {
+fn lengthen(database: &Path) {
     if let Err(error) = try_lengthen(&file(database)) {
         tracing::debug!(%error, "the write-ahead log will grow as it is used");
     }
@@ -105,8 +105,9 @@ impl Copier {
         })
     }
 
-    /// Follows the log that this connection writes.
-    pub fn follow(&self, connection: &mut Connection) -> Result<()> {
+    /// Follows the log that this connection writes; it has read before, so the file is there.
+    pub fn follow(&self, connection: &mut Connection, database: &Path) -> Result<()> {
+        lengthen(database);
         let Some(thread) = self.thread.as_ref().map(|thread| thread.thread().clone()) else {
             return Ok(());
         };
@@ -130,7 +131,8 @@ impl Copier {
 
     /// Copies what the thread left, so that the next commit begins the log anew. Between two transactions.
     pub fn finish(&self, connection: &Connection) -> Result<()> {
-        if self.shared.rest.swap(false, Ordering::AcqRel) {
+        let is_left = self.shared.rest.swap(false, Ordering::AcqRel);
+        if is_left || self.shared.pages.load(Ordering::Relaxed) > PAGES_MAX {
             pass(connection)?;
         }
         Ok(())
@@ -150,9 +152,6 @@ impl Drop for Copier {
 
 impl State {
     fn run(&self, database: &Path) {
-        if let Err(error) = rustix::process::nice(NICENESS) {
-            tracing::debug!(%error, "copying runs at ordinary priority");
-        }
         while !self.stopped.load(Ordering::Acquire) {
             if self.asked.swap(false, Ordering::AcqRel) {
                 match copy(database, &self.pages) {

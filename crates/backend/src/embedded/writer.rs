@@ -126,7 +126,7 @@ impl Writer {
         let ledger = Ledger::load(&connection)?;
         shared.progress.commit(ledger.n());
         let copier = Copier::start(path.clone())?;
-        copier.follow(&mut connection)?;
+        copier.follow(&mut connection, &path)?;
         let thread = Thread {
             connection: Some(connection),
             copier,
@@ -354,8 +354,8 @@ impl Thread {
     fn reopen(&mut self) -> Result<()> {
         if self.connection.is_none() {
             let mut connection = schema::writer(&self.path)?;
-            self.copier.follow(&mut connection)?;
             self.ledger = Ledger::load(&connection)?;
+            self.copier.follow(&mut connection, &self.path)?;
             self.connection = Some(connection);
         }
         Ok(())
