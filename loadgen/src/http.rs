@@ -67,7 +67,8 @@ pub fn run(target: &Target, plan: &Plan, pid: Option<u32>) -> Result<Outcome> {
         while !client.idle.is_empty()
             && let Some((due, request)) = client.waiting.pop_front()
         {
-            let conn = client.idle.pop().expect("not empty");
+            // The one that has waited longest: the server closes connections on which nothing comes.
+            let conn = client.idle.remove(0);
             client.busy[conn] = Some(due);
             driver.send_raw(conn, &request);
         }

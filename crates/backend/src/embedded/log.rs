@@ -22,6 +22,9 @@ const REACTIONS_TOTAL_MAX: usize = 20_000;
 /// and for each of them whatever the others have.
 const REACTIONS_SURE: usize = 100;
 
+/// Events looked at to learn which messages have any about them.
+const WALK_MAX: usize = 1000;
+
 pub(super) struct SqliteLog {
     pub writer: Writer,
     pub readers: Readers,
@@ -109,6 +112,7 @@ impl Log for SqliteLog {
                 let Some(no) = room_no(&reader.connection, &room)? else {
                     return Ok(Vec::new());
                 };
+                let targets = with_related(&reader.connection, no, targets)?;
                 let mut found = Vec::new();
                 let mut left = REACTIONS_TOTAL_MAX;
                 // People look at the last messages first, and so these choose first.
@@ -199,6 +203,32 @@ const REACTIONS: &str =
     SELECT seq, at, user, id, kind, target, text, extra FROM events INDEXED BY events_target
         WHERE room = ?1 AND target = ?2 AND kind = 5
     ORDER BY seq DESC LIMIT ?3";
+
+/// Those of the messages about which there is anything, as far as one short walk can tell: most have nothing, and three
+/// questions about each would cost more than the page itself.
+fn with_related(
+    connection: &Connection,
+    room: i64,
+    mut targets: BTreeSet<Seq>,
+) -> Result<BTreeSet<Seq>> {
+    let (Some(first), Some(last)) = (targets.first(), targets.last()) else {
+        return Ok(targets);
+    };
+    let known: Vec<i64> = connection
+        .prepare_cached(
+            "SELECT target FROM events INDEXED BY events_target
+             WHERE room = ?1 AND target BETWEEN ?2 AND ?3 LIMIT ?4",
+        )?
+        .query_map(
+            params![room, number(*first), number(*last), rows::limit(WALK_MAX)],
+            |row| row.get(0),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    if known.len() < WALK_MAX {
+        targets.retain(|target| known.binary_search(&number(*target)).is_ok());
+    }
+    Ok(targets)
+}
 
 /// How many reactions a message may have when `left` are to be given out and `others` come after it.
 fn share_of_reactions(left: usize, others: usize) -> usize {
