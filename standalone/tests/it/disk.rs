@@ -121,7 +121,7 @@ fn assert_unavailable(answer: &Value) {
 
 #[tokio::test]
 async fn a_full_disk_refuses_and_recovers_by_itself() {
-    let Some(disk) = Disk::in_memory("10m") else {
+    let Some(disk) = Disk::in_memory("40m") else {
         return;
     };
     let server = disk.setup().start().await;
