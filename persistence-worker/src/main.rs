@@ -1,0 +1,3 @@
+//! `persistence-worker`: the process.
+
+fn main() {}
