@@ -3,6 +3,8 @@
 //! A port is a trait whose comment states a guarantee; an adapter keeps it; [`conformance`] is the suite that every
 //! adapter passes. Nothing above this crate knows which family it runs on.
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
 mod config;
 pub mod conformance;
 pub mod directory;

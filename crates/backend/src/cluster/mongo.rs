@@ -1,0 +1,160 @@
+//! MongoDB: one client for all of a process, with the concerns that the promises need.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::mongodb as driver;
+use driver::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, Tls, TlsOptions,
+    WriteConcern,
+};
+use driver::{Client, Collection, Database};
+
+use super::Settings;
+use super::breaker::Breaker;
+use crate::{Error, Result};
+
+/// How long a call looks for a primary. An election takes about two seconds; callers try again.
+const SELECT_WITHIN: Duration = Duration::from_millis(1200);
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// A call that takes longer has failed.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1800);
+
+/// A handle on MongoDB; cheap to clone.
+#[derive(Clone)]
+pub struct Mongo {
+    client: Client,
+    database: Database,
+    breaker: Arc<Breaker>,
+}
+
+impl Mongo {
+    /// Prepares connections; the first is made by the first call.
+    ///
+    /// # Errors
+    /// `Refused` when the URI cannot be used.
+    pub async fn new(settings: &Settings) -> Result<Self> {
+        let refused = |e: driver::error::Error| Error::Refused(format!("DARDA_MONGODB_URI: {e}"));
+        let endpoint = &settings.mongodb;
+        let mut options = ClientOptions::parse(&endpoint.url).await.map_err(refused)?;
+        options.app_name.get_or_insert_with(|| "darda".to_owned());
+        options.server_selection_timeout = Some(SELECT_WITHIN);
+        options.connect_timeout = Some(CONNECT_WITHIN);
+        options.max_pool_size.get_or_insert(32);
+        let mut majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
+        majority.journal = Some(true);
+        options.write_concern = Some(majority);
+        options.read_concern = Some(ReadConcern::majority());
+        options.selection_criteria =
+            Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        if let Some(Tls::Enabled(tls)) = &mut options.tls {
+            trust(tls, endpoint);
+        }
+        let name = options
+            .default_database
+            .clone()
+            .unwrap_or_else(|| settings.namespace.clone());
+        let client = Client::with_options(options).map_err(refused)?;
+        Ok(Self {
+            database: client.database(&name),
+            client,
+            breaker: Arc::new(Breaker::new("mongodb")),
+        })
+    }
+
+    /// The driver's client, for sessions and transactions.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The database of this installation.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// A collection, with typed documents.
+    #[must_use]
+    pub fn collection<T: Send + Sync>(&self, name: &str) -> Collection<T> {
+        self.database.collection(name)
+    }
+
+    /// How MongoDB is, as the last calls found it.
+    #[must_use]
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Waits for a call, within the time that a caller has.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no answer in time or no primary.
+    pub async fn run<T>(
+        &self,
+        call: impl IntoFuture<Output = driver::error::Result<T>>,
+    ) -> Result<T> {
+        self.attempt(call).await?.map_err(|e| trouble(&e))
+    }
+
+    /// As [`Mongo::run`] for callers who tell errors apart: the inner result is what the server refused.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no answer in time or no primary.
+    pub async fn attempt<T>(
+        &self,
+        call: impl IntoFuture<Output = driver::error::Result<T>>,
+    ) -> Result<driver::error::Result<T>> {
+        self.breaker.admit()?;
+        match tokio::time::timeout(ANSWER_WITHIN, call.into_future()).await {
+            Err(_) => {
+                self.breaker.failed("no answer in time");
+                Err(Error::unavailable("mongodb: no answer in time"))
+            }
+            Ok(Err(error)) if is_away(&error) => {
+                self.breaker.failed(error.to_string());
+                Err(trouble(&error))
+            }
+            Ok(answer) => {
+                self.breaker.succeeded();
+                Ok(answer)
+            }
+        }
+    }
+}
+
+fn trust(tls: &mut TlsOptions, endpoint: &super::settings::Endpoint) {
+    if !endpoint.verify {
+        tls.allow_invalid_certificates = Some(true);
+    }
+    if let Some(file) = &endpoint.ca_file {
+        tls.ca_file_path = Some(file.clone());
+    }
+}
+
+/// Whether it is not known what became of the call.
+fn is_away(error: &driver::error::Error) -> bool {
+    use driver::error::ErrorKind;
+    match error.kind.as_ref() {
+        ErrorKind::Io(_)
+        | ErrorKind::ServerSelection { .. }
+        | ErrorKind::ConnectionPoolCleared { .. }
+        | ErrorKind::DnsResolve { .. }
+        | ErrorKind::Authentication { .. }
+        | ErrorKind::Shutdown => true,
+        _ => {
+            error.contains_label(driver::error::RETRYABLE_WRITE_ERROR)
+                || error.contains_label(driver::error::UNKNOWN_TRANSACTION_COMMIT_RESULT)
+        }
+    }
+}
+
+/// What a caller can do about an error of the driver.
+#[must_use]
+pub fn trouble(error: &driver::error::Error) -> Error {
+    if is_away(error) || error.contains_label(driver::error::TRANSIENT_TRANSACTION_ERROR) {
+        Error::unavailable(format!("mongodb: {error}"))
+    } else {
+        Error::Corrupt(format!("mongodb: {error}"))
+    }
+}

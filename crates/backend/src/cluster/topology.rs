@@ -1,0 +1,237 @@
+//! What the family keeps in RabbitMQ, with every argument explicit, so that versions with other defaults (3.10, 4.x)
+//! make the same of it.
+
+use std::time::Duration;
+
+use ::lapin as driver;
+use driver::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use driver::types::{AMQPValue, FieldTable, LongString, ShortString};
+use driver::{Channel, Connection, ConnectionProperties, ExchangeKind};
+
+use super::Settings;
+use super::settings::Endpoint;
+use crate::{Error, Result};
+
+/// Bytes that may wait in a shard queue; beyond that the broker refuses, and senders are told so.
+const SHARD_BYTES_MAX: i64 = 4 * 1024 * 1024 * 1024;
+/// Bytes that may wait for a pod; beyond that the oldest go, and the pod reads them from the log.
+const RELAY_BYTES_MAX: i64 = 64 * 1024 * 1024;
+/// Deliveries of one message before it is parked. Far above what restarts of workers cause; RabbitMQ 4 would take 20.
+const DELIVERIES_MAX: i64 = 1_000_000;
+/// How long a connection may take to come about.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
+/// The names of this installation's queues and exchanges.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    namespace: String,
+    pub shards: u16,
+}
+
+impl Topology {
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            namespace: settings.namespace.clone(),
+            shards: settings.shards,
+        }
+    }
+
+    /// The exchange that leads into the log while generation `generation` is open.
+    #[must_use]
+    pub fn persist_exchange(&self, generation: u64) -> String {
+        format!("{}.persist.{generation}", self.namespace)
+    }
+
+    /// The queue of a shard, consumed by one worker at a time.
+    #[must_use]
+    pub fn shard_queue(&self, shard: u16) -> String {
+        format!("{}.persist.shard.{shard}", self.namespace)
+    }
+
+    #[must_use]
+    pub fn dead_exchange(&self) -> String {
+        format!("{}.dead", self.namespace)
+    }
+
+    /// Where envelopes are parked that cannot be stored.
+    #[must_use]
+    pub fn dead_queue(&self) -> String {
+        format!("{}.persist.dead", self.namespace)
+    }
+
+    #[must_use]
+    pub fn relay_exchange(&self) -> String {
+        format!("{}.relay", self.namespace)
+    }
+
+    /// The queue of one pod.
+    #[must_use]
+    pub fn relay_queue(&self, pod: &str) -> String {
+        format!("{}.relay.{pod}", self.namespace)
+    }
+
+    /// Declares everything that may be declared at any time: all but the exchanges of generations.
+    ///
+    /// # Errors
+    /// `Unavailable`, also when something of the name exists with other arguments.
+    pub async fn declare(&self, channel: &Channel) -> Result<()> {
+        exchange(channel, &self.dead_exchange(), ExchangeKind::Fanout).await?;
+        exchange(channel, &self.relay_exchange(), ExchangeKind::Direct).await?;
+        let dead = arguments([
+            ("x-queue-type", text("quorum")),
+            ("x-overflow", text("reject-publish")),
+            ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES_MAX)),
+        ]);
+        let name = self.dead_queue();
+        queue(channel, &name, durable(), dead).await?;
+        bind(channel, &name, &self.dead_exchange(), "").await?;
+        for shard in 0..self.shards {
+            let arguments = arguments([
+                ("x-queue-type", text("quorum")),
+                ("x-single-active-consumer", AMQPValue::Boolean(true)),
+                (
+                    "x-max-length-bytes",
+                    AMQPValue::LongLongInt(SHARD_BYTES_MAX),
+                ),
+                ("x-overflow", text("reject-publish")),
+                ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES_MAX)),
+                ("x-dead-letter-exchange", text(&self.dead_exchange())),
+                ("x-dead-letter-strategy", text("at-least-once")),
+            ]);
+            queue(channel, &self.shard_queue(shard), durable(), arguments).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes and binds the exchange of a generation. Only for whoever raises it, once.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn open_generation(&self, channel: &Channel, generation: u64) -> Result<()> {
+        let name = self.persist_exchange(generation);
+        exchange(channel, &name, ExchangeKind::Direct).await?;
+        for shard in 0..self.shards {
+            bind(channel, &self.shard_queue(shard), &name, &shard.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the exchange of a generation away: nothing published to it enters a queue any more.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn close_generation(&self, channel: &Channel, generation: u64) -> Result<()> {
+        channel
+            .exchange_delete(
+                self.persist_exchange(generation).into(),
+                ExchangeDeleteOptions::default(),
+            )
+            .await
+            .map_err(|e| trouble(&e))
+    }
+
+    /// Declares and binds a pod's relay queue.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn declare_relay(&self, channel: &Channel, pod: &str) -> Result<()> {
+        let name = self.relay_queue(pod);
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let arguments = arguments([
+            ("x-queue-type", text("classic")),
+            (
+                "x-max-length-bytes",
+                AMQPValue::LongLongInt(RELAY_BYTES_MAX),
+            ),
+            ("x-overflow", text("drop-head")),
+        ]);
+        queue(channel, &name, options, arguments).await?;
+        bind(channel, &name, &self.relay_exchange(), pod).await?;
+        bind(channel, &name, &self.relay_exchange(), EVERY_POD).await
+    }
+}
+
+/// The routing key on which every pod listens.
+pub const EVERY_POD: &str = "*";
+
+/// Connects to the broker.
+///
+/// # Errors
+/// `Unavailable` when there is no connection within three seconds; `Refused` when the certificate file cannot be read.
+pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Connection> {
+    let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
+    let connecting = Connection::connect(&endpoint.url, properties);
+    tokio::time::timeout(CONNECT_WITHIN, connecting)
+        .await
+        .map_err(|_| Error::unavailable("rabbitmq: no connection in time"))?
+        .map_err(|e| trouble(&e))
+}
+
+/// What a caller can do about an error of the driver.
+#[must_use]
+pub fn trouble(error: &driver::Error) -> Error {
+    Error::unavailable(format!("rabbitmq: {error}"))
+}
+
+fn durable() -> QueueDeclareOptions {
+    QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    }
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text))
+}
+
+fn arguments<const N: usize>(pairs: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert(ShortString::from(name), value);
+    }
+    table
+}
+
+async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<()> {
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(name.into(), kind, options, FieldTable::default())
+        .await
+        .map_err(|e| trouble(&e))
+}
+
+async fn queue(
+    channel: &Channel,
+    name: &str,
+    options: QueueDeclareOptions,
+    arguments: FieldTable,
+) -> Result<()> {
+    channel
+        .queue_declare(name.into(), options, arguments)
+        .await
+        .map(drop)
+        .map_err(|e| trouble(&e))
+}
+
+async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<()> {
+    channel
+        .queue_bind(
+            queue.into(),
+            exchange.into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .map_err(|e| trouble(&e))
+}
