@@ -96,9 +96,12 @@ impl Pod {
     /// From now on the worker's mailbox gets the room's events.
     pub fn watch(&self, worker: usize, room: &RoomId) {
         let mut rooms = self.shard(room);
-        let entry = rooms.entry(room.clone()).or_insert_with(|| PodRoom {
-            workers: vec![0; self.mailboxes.len()],
-            ring: Ring::default(),
+        let entry = rooms.entry(room.clone()).or_insert_with(|| {
+            self.backends.relay.watch(room);
+            PodRoom {
+                workers: vec![0; self.mailboxes.len()],
+                ring: Ring::default(),
+            }
         });
         entry.workers[worker] += 1;
     }
@@ -113,6 +116,7 @@ impl Pod {
             {
                 let bytes = gone.ring.len_bytes();
                 self.rings_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.backends.relay.unwatch(room);
             }
         }
     }

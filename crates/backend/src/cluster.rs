@@ -4,10 +4,12 @@
 //! the log for good: the sender is answered, local readers and other pods ([`relay`]) are told, and the persistence
 //! worker stores it ([`store`]). What Redis loses is fenced off by generations ([`generation`]).
 
+pub mod backoff;
 pub mod breaker;
 pub mod envelope;
 pub mod mongo;
 pub mod redis;
+pub mod relay;
 pub mod settings;
 pub mod topology;
 

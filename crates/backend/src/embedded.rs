@@ -15,7 +15,7 @@ mod ledger;
 mod log;
 mod presence;
 mod readers;
-mod relay;
+pub(crate) mod relay;
 mod rows;
 mod schema;
 mod search;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use protocol::{Event, NoticeKind, RoomId, Seq, Status, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
 
-/// Something that is worth showing but not worth keeping.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Something that is worth showing but not worth keeping. Its JSON is what processes tell each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "signal", rename_all = "snake_case")]
 pub enum Signal {
     /// To the room: a member types, or stopped.
     Typing {
@@ -57,4 +59,10 @@ pub trait Relay: Send + Sync {
 
     /// Relays a signal.
     fn signal(&self, signal: Signal);
+
+    /// This process wants what happens in the room, until [`Relay::unwatch`]. Must not block.
+    fn watch(&self, _room: &RoomId) {}
+
+    /// Nobody in this process is in the room any more. Must not block.
+    fn unwatch(&self, _room: &RoomId) {}
 }

@@ -67,10 +67,11 @@ impl Topology {
         format!("{}.relay", self.namespace)
     }
 
-    /// The queue of one pod.
+    /// The queue of one pod's connection `number`. A broker that has not noticed the end of a connection still holds its
+    /// exclusive queue, so each has its own.
     #[must_use]
-    pub fn relay_queue(&self, pod: &str) -> String {
-        format!("{}.relay.{pod}", self.namespace)
+    pub fn relay_queue(&self, pod: &str, number: u64) -> String {
+        format!("{}.relay.{pod}.{number}", self.namespace)
     }
 
     /// Declares everything that may be declared at any time: all but the exchanges of generations.
@@ -133,12 +134,12 @@ impl Topology {
             .map_err(|e| trouble(&e))
     }
 
-    /// Declares and binds a pod's relay queue.
+    /// Declares and binds a relay queue of a pod.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub async fn declare_relay(&self, channel: &Channel, pod: &str) -> Result<()> {
-        let name = self.relay_queue(pod);
+    pub async fn declare_relay(&self, channel: &Channel, pod: &str, number: u64) -> Result<()> {
+        let name = self.relay_queue(pod, number);
         let options = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,

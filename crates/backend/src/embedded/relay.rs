@@ -9,7 +9,7 @@ use crate::Relay;
 use crate::relay::{Signal, Sink};
 
 #[derive(Default)]
-pub(super) struct InProcess {
+pub(crate) struct InProcess {
     sinks: RwLock<Vec<Arc<dyn Sink>>>,
 }
 

@@ -1,0 +1,305 @@
+//! The relay between pods: events and signals go over the broker to the pods that have their room.
+//!
+//! A pod puts itself on the routes of its rooms in Redis ([`registry`]); the log's function answers each append with the
+//! route, and what is appended goes to each pod's queue ([`outbox`], [`broker`]). All of it is a hint: nothing waits for
+//! it, nothing is sent twice, and what cannot be sent is dropped and counted. The log finds out what is missing.
+
+mod broker;
+mod outbox;
+mod registry;
+mod signals;
+mod wire;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use protocol::{Event, RoomId};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use self::outbox::Outbox;
+use self::registry::{Registrar, Registry};
+use self::signals::Signals;
+use self::wire::{Kind, Line};
+use super::settings::Endpoint;
+use super::topology::Topology;
+use super::{Redis, Settings};
+use crate::Relay;
+use crate::embedded::relay::InProcess;
+use crate::relay::{Signal, Sink};
+
+/// How long a pod that ends tries to take itself off the routes.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// A process, among those that share the servers. New with every start.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PodId(Arc<str>);
+
+impl PodId {
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::new_v4().simple().to_string().into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who makes a sequence of what comes. Called from the relay's tasks; must not block.
+pub trait Upstream: Send + Sync {
+    /// Events that other pods appended, those of one message. In no order, some twice, some of rooms that this pod has left.
+    fn remote(&self, events: Vec<Arc<Event>>);
+
+    /// From now on others send what happens in the room. What happened before is missed. Called again when the route was
+    /// lost and taken anew.
+    fn watched(&self, room: &RoomId);
+
+    /// Nobody here is in the room any more. Events of it may still come.
+    fn unwatched(&self, room: &RoomId);
+
+    /// Anything of any room may have been missed: the connection is a new one. Called after the first one too, because a
+    /// room can be on a route before there is a queue.
+    fn lost(&self);
+}
+
+/// The relay of a pod. Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterRelay {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pod: PodId,
+    rabbitmq: Endpoint,
+    topology: Topology,
+    redis: Redis,
+    local: InProcess,
+    registry: Arc<Registry>,
+    outbox: Outbox,
+    signals: Signals,
+    counters: Counters,
+    listening: AtomicBool,
+    speaking: AtomicBool,
+    /// Why there was no connection last time.
+    trouble: Mutex<Option<String>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Counters {
+    events_sent: AtomicU64,
+    events_received: AtomicU64,
+    signals_sent: AtomicU64,
+    signals_received: AtomicU64,
+    /// Lines that were taken to be sent when the connection ended.
+    unsent: AtomicU64,
+    broken: AtomicU64,
+    reconnects: AtomicU64,
+}
+
+/// What a relay has done since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// To other pods, once for each.
+    pub events_sent: u64,
+    pub events_received: u64,
+    pub signals_sent: u64,
+    pub signals_received: u64,
+    /// Events and signals that could not be sent to a pod.
+    pub dropped: u64,
+    /// What came and could not be read.
+    pub broken: u64,
+    /// Connections that were lost.
+    pub reconnects: u64,
+}
+
+impl ClusterRelay {
+    /// A relay that sends and hears nothing before [`ClusterRelay::start`]. It may be used at once.
+    #[must_use]
+    pub fn new(settings: &Settings, redis: Redis, pod: PodId) -> Self {
+        let inner = Inner {
+            pod,
+            rabbitmq: settings.rabbitmq.clone(),
+            topology: Topology::new(settings),
+            redis,
+            local: InProcess::default(),
+            registry: Arc::default(),
+            outbox: Outbox::default(),
+            signals: Signals::default(),
+            counters: Counters::default(),
+            listening: AtomicBool::new(false),
+            speaking: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            tasks: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Begins to connect. Two steps, because who is upstream also calls this relay.
+    pub fn start(&self, upstream: Arc<dyn Upstream>) {
+        let registrar = Registrar {
+            registry: Arc::clone(&self.inner.registry),
+            redis: self.inner.redis.clone(),
+            pod: self.inner.pod.clone(),
+            upstream: Arc::clone(&upstream),
+        };
+        let inner = Arc::clone(&self.inner);
+        let signals = async move {
+            inner
+                .signals
+                .run(&inner.redis, &inner.pod, &inner.outbox)
+                .await;
+        };
+        lock(&self.inner.tasks).extend([
+            tokio::spawn(broker::listen(Arc::clone(&self.inner), upstream)),
+            tokio::spawn(broker::speak(Arc::clone(&self.inner))),
+            tokio::spawn(registrar.run()),
+            tokio::spawn(signals),
+        ]);
+    }
+
+    /// Ends the connections and takes this pod off all routes.
+    pub async fn close(&self) {
+        let tasks = std::mem::take(&mut *lock(&self.inner.tasks));
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // Ended by the abort.
+            let _ = task.await;
+        }
+        let inner = &self.inner;
+        let farewell = registry::unregister_all(&inner.registry, &inner.redis, &inner.pod);
+        match tokio::time::timeout(FAREWELL_MAX, farewell).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the routes of this pod end by themselves"),
+            Err(_) => tracing::debug!("the routes of this pod end by themselves"),
+        }
+    }
+
+    #[must_use]
+    pub fn pod(&self) -> &PodId {
+        &self.inner.pod
+    }
+
+    /// Hands events to all sinks of this process, in the order called.
+    pub fn deliver(&self, events: &[Arc<Event>]) {
+        self.inner.local.events(events);
+    }
+
+    /// Sends events of a room to the other pods on its route.
+    pub fn forward(&self, room: &RoomId, pods: &[String], events: &[Arc<Event>]) {
+        self.learn_routes(room, pods);
+        let mut others = pods.iter().filter(|pod| *pod != self.inner.pod.as_str());
+        let Some(first) = others.next() else {
+            return;
+        };
+        let lines: Vec<Line> = events.iter().map(|event| wire::event_line(event)).collect();
+        for pod in others {
+            self.inner
+                .outbox
+                .push(pod, Kind::Events, lines.iter().cloned());
+        }
+        self.inner.outbox.push(first, Kind::Events, lines);
+    }
+
+    /// Where the room's signals go: what somebody has just learned saves a question.
+    pub fn learn_routes(&self, room: &RoomId, pods: &[String]) {
+        self.inner.signals.learn(room, pods);
+    }
+
+    /// Takes all places on routes again, soon: Redis may have lost them.
+    pub fn refresh(&self) {
+        self.inner.registry.refresh();
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let counters = &self.inner.counters;
+        Counts {
+            events_sent: counters.events_sent.load(Relaxed),
+            events_received: counters.events_received.load(Relaxed),
+            signals_sent: counters.signals_sent.load(Relaxed),
+            signals_received: counters.signals_received.load(Relaxed),
+            dropped: counters.unsent.load(Relaxed)
+                + self.inner.outbox.dropped()
+                + self.inner.signals.dropped(),
+            broken: counters.broken.load(Relaxed),
+            reconnects: counters.reconnects.load(Relaxed),
+        }
+    }
+
+    /// Bytes that wait to be sent.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.inner.outbox.len_bytes()
+    }
+
+    /// Rooms of this pod.
+    #[must_use]
+    pub fn rooms(&self) -> usize {
+        self.inner.registry.len()
+    }
+
+    /// What is wrong with the connections, if something is.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        if self.inner.listening.load(Relaxed) && self.inner.speaking.load(Relaxed) {
+            return None;
+        }
+        let why = self.inner.trouble().clone();
+        Some(why.unwrap_or_else(|| "not connected yet".to_owned()))
+    }
+}
+
+impl Relay for ClusterRelay {
+    fn attach(&self, sink: Arc<dyn Sink>) {
+        self.inner.local.attach(sink);
+    }
+
+    /// Only to this process: the log of this family knows the routes and calls [`ClusterRelay::forward`] itself.
+    fn events(&self, events: &[Arc<Event>]) {
+        self.deliver(events);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.inner.local.signal(signal.clone());
+        self.inner.signals.push(signal);
+    }
+
+    fn watch(&self, room: &RoomId) {
+        self.inner.registry.watch(room);
+    }
+
+    fn unwatch(&self, room: &RoomId) {
+        self.inner.registry.unwatch(room);
+    }
+}
+
+impl Inner {
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        lock(&self.trouble)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
