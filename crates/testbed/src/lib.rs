@@ -1,1 +1,35 @@
-//! Real servers for tests.
+//! Real servers for tests and for a cluster on one machine: Redis, RabbitMQ and a MongoDB replica set, each a process of
+//! its own with a private folder and free ports on 127.0.0.1, and a TCP proxy that can be cut.
+//!
+//! Most tests share three servers and keep apart by a [`namespace`]:
+//!
+//! ```no_run
+//! # async fn test() {
+//! if let Some(what) = testbed::missing() {
+//!     println!("skipped: needs {what}");
+//!     return;
+//! }
+//! let servers = testbed::shared().await;
+//! let (url, namespace) = (&servers.redis_url, testbed::namespace());
+//! # }
+//! ```
+//!
+//! A test that kills a server starts its own: [`Redis::start`], [`RabbitMq::start`], [`Mongo::start`]. Everything that was
+//! started ends with the value that holds it, and also when the test is killed. Starting is bounded in time; the error
+//! says what the server's log ended with.
+//!
+//! Not here: containers, servers of several nodes other than the replica set, anything that is shipped.
+
+mod mongo;
+mod ports;
+mod process;
+mod programs;
+mod rabbitmq;
+mod redis;
+mod shared;
+
+pub use mongo::{Member, Mongo};
+pub use process::Data;
+pub use rabbitmq::RabbitMq;
+pub use redis::{Redis, RedisOptions};
+pub use shared::{Servers, missing, namespace, shared};

@@ -1,0 +1,176 @@
+//! A RabbitMQ of our own: one node and its own port mapper.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::process::{Data, Folder, Process};
+use crate::{ports, programs};
+
+const START: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(60);
+
+/// Little, so that several fit beside each other on a small machine.
+const CONFIG: &str = "log.console = true\n\
+    log.console.level = info\n\
+    log.file = false\n\
+    vm_memory_high_watermark.absolute = 1GB\n\
+    disk_free_limit.absolute = 100MB\n";
+
+/// Listen only here, and do not burn the cores while waiting.
+const ERLANG: &str =
+    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none";
+
+/// A running RabbitMQ without plugins; user `guest` may do everything.
+pub struct RabbitMq {
+    process: Process,
+    /// Ends after the node that is registered with it.
+    epmd: Process,
+    port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+}
+
+impl RabbitMq {
+    pub async fn start() -> Result<Self> {
+        ports::retried(|| Self::start_in(Folder::Private, None)).await
+    }
+
+    pub(crate) async fn start_in(folder: Folder, port: Option<u16>) -> Result<Self> {
+        let rabbitmq = Self {
+            process: Process::new("rabbitmq", folder)?,
+            epmd: Process::new("epmd", Folder::Private)?,
+            port: port.map_or_else(ports::free, Ok)?,
+            dist_port: ports::free()?,
+            epmd_port: ports::free()?,
+        };
+        rabbitmq.start_epmd().await?;
+        rabbitmq.spawn().await?;
+        Ok(rabbitmq)
+    }
+
+    /// What has to be installed to start one.
+    pub fn missing() -> Option<&'static str> {
+        (programs::rabbitmq_server().is_none() || programs::epmd().is_none())
+            .then_some("rabbitmq-server")
+    }
+
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@{}/%2f", self.addr())
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Ends it as a crash would (SIGKILL).
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Freezes it (SIGSTOP): connections stay open and nothing is answered.
+    pub fn stop(&self) {
+        self.process.stop();
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn cont(&self) {
+        self.process.cont();
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    pub async fn terminate(&self) -> Result<()> {
+        self.process.terminate(STOP).await
+    }
+
+    /// Starts it again at the same port, after killing it if it runs. Takes about as long as a first start.
+    pub async fn restart(&self, data: Data) -> Result<()> {
+        self.kill();
+        let mnesia = self.process.folder().join("mnesia");
+        if data == Data::Wiped && mnesia.exists() {
+            fs::remove_dir_all(mnesia)?;
+        }
+        self.spawn().await
+    }
+
+    /// Without one the node would start its own, which stays when the node ends.
+    async fn start_epmd(&self) -> Result<()> {
+        let mut command = Command::new(programs::epmd().context("epmd is not installed")?);
+        command.args([
+            "-port",
+            &self.epmd_port.to_string(),
+            "-address",
+            "127.0.0.1",
+        ]);
+        self.epmd.spawn(command)?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, self.epmd_port));
+        self.epmd
+            .ready(START, async || TcpStream::connect(addr).await.is_ok())
+            .await
+    }
+
+    async fn spawn(&self) -> Result<()> {
+        self.process.spawn(self.command()?)?;
+        self.process
+            .ready(START, async || answers(self.addr()).await)
+            .await
+    }
+
+    fn command(&self) -> Result<Command> {
+        let program = programs::rabbitmq_server().context("rabbitmq-server is not installed")?;
+        let folder = self.process.folder();
+        fs::write(folder.join("rabbitmq.conf"), CONFIG)?;
+        fs::write(folder.join("enabled_plugins"), "[].\n")?;
+        fs::write(folder.join("env.conf"), "")?;
+        let mut command = Command::new(program);
+        command
+            .current_dir(folder)
+            // The cookie of Erlang is made here.
+            .env("HOME", folder)
+            .env("RABBITMQ_HOME", folder)
+            .env("RABBITMQ_MNESIA_BASE", folder.join("mnesia"))
+            .env("RABBITMQ_LOG_BASE", folder.join("log"))
+            .env("RABBITMQ_LOGS", "-")
+            .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
+            .env(
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                folder.join("enabled_plugins"),
+            )
+            .env("RABBITMQ_CONF_ENV_FILE", folder.join("env.conf"))
+            .env("RABBITMQ_PID_FILE", folder.join("pid"))
+            // A name with a host needs no look-up of this machine's.
+            .env("RABBITMQ_NODENAME", "darda@localhost")
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
+            // The script becomes the node instead of waiting beside it; the node gets no console nevertheless.
+            .env("RABBITMQ_ALLOW_INPUT", "1")
+            .env("RABBITMQ_SERVER_START_ARGS", "-noinput");
+        Ok(command)
+    }
+}
+
+/// The listener comes last in a start: who greets in AMQP is ready.
+async fn answers(addr: SocketAddr) -> bool {
+    let greet = async {
+        let mut socket = TcpStream::connect(addr).await?;
+        socket.write_all(b"AMQP\x00\x00\x09\x01").await?;
+        let mut frame = [0; 7];
+        socket.read_exact(&mut frame).await?;
+        std::io::Result::Ok(frame[0] == 1)
+    };
+    matches!(timeout(Duration::from_secs(2), greet).await, Ok(Ok(true)))
+}

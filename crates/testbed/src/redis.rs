@@ -1,0 +1,179 @@
+//! A Redis of our own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::process::{Data, Folder, Process};
+use crate::{ports, programs};
+
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(20);
+
+/// What differs from a Redis that keeps nothing on disk.
+#[derive(Debug, Clone, Default)]
+pub struct RedisOptions {
+    /// Log every write to disk and read it at the next start.
+    pub append_only: bool,
+    /// Write a snapshot at this many seconds if anything changed, and when asked to end.
+    pub snapshot_secs: Option<u32>,
+    /// Copy this primary.
+    pub replica_of: Option<SocketAddr>,
+    /// More settings, as on the command line: `["--maxmemory", "10mb"]`.
+    pub extra: Vec<String>,
+}
+
+/// A running Redis with 64 databases that never evicts a key.
+pub struct Redis {
+    process: Process,
+    port: u16,
+    options: RedisOptions,
+}
+
+impl Redis {
+    pub async fn start(options: RedisOptions) -> Result<Self> {
+        ports::retried(|| Self::start_in(Folder::Private, None, options.clone())).await
+    }
+
+    pub(crate) async fn start_in(
+        folder: Folder,
+        port: Option<u16>,
+        options: RedisOptions,
+    ) -> Result<Self> {
+        let port = port.map_or_else(ports::free, Ok)?;
+        let process = Process::new("redis", folder)?;
+        let redis = Self {
+            process,
+            port,
+            options,
+        };
+        redis.spawn().await?;
+        Ok(redis)
+    }
+
+    /// What has to be installed to start one.
+    pub fn missing() -> Option<&'static str> {
+        programs::redis_server().is_none().then_some("redis-server")
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr())
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Ends it as a crash would (SIGKILL).
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Freezes it (SIGSTOP): connections stay open and nothing is answered.
+    pub fn stop(&self) {
+        self.process.stop();
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn cont(&self) {
+        self.process.cont();
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    pub async fn terminate(&self) -> Result<()> {
+        self.process.terminate(STOP).await
+    }
+
+    /// Starts it again at the same port, after killing it if it runs.
+    pub async fn restart(&self, data: Data) -> Result<()> {
+        self.kill();
+        if data == Data::Wiped {
+            remove(&self.process.folder().join("dump.rdb"))?;
+            remove(&self.process.folder().join("appendonlydir"))?;
+        }
+        self.spawn().await
+    }
+
+    async fn spawn(&self) -> Result<()> {
+        self.process.spawn(self.command()?)?;
+        self.process
+            .ready(START, async || answers(self.addr()).await)
+            .await
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command =
+            Command::new(programs::redis_server().context("redis-server is not installed")?);
+        let port = self.port.to_string();
+        let save = self
+            .options
+            .snapshot_secs
+            .map(|secs| format!("{secs} 1"))
+            .unwrap_or_default();
+        command
+            .args(["--port", &port, "--bind", "127.0.0.1"])
+            .arg("--dir")
+            .arg(self.process.folder());
+        command.args([
+            "--databases",
+            "64",
+            "--maxmemory-policy",
+            "noeviction",
+            "--save",
+            &save,
+        ]);
+        command.args([
+            "--appendonly",
+            if self.options.append_only {
+                "yes"
+            } else {
+                "no"
+            },
+        ]);
+        if let Some(primary) = self.options.replica_of {
+            command.args([
+                "--replicaof",
+                &primary.ip().to_string(),
+                &primary.port().to_string(),
+            ]);
+        }
+        command.args(&self.options.extra);
+        Ok(command)
+    }
+}
+
+/// While it reads its data it answers, but not with PONG.
+async fn answers(addr: SocketAddr) -> bool {
+    let ping = async {
+        let mut socket = TcpStream::connect(addr).await?;
+        socket.write_all(b"PING\r\n").await?;
+        let mut answer = [0; 5];
+        socket.read_exact(&mut answer).await?;
+        std::io::Result::Ok(&answer == b"+PONG")
+    };
+    matches!(timeout(Duration::from_secs(1), ping).await, Ok(Ok(true)))
+}
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &std::path::Path) -> Result<()> {
+    let removed = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

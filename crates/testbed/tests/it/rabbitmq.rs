@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use lapin::message::BasicGetMessage;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use testbed::{Data, RabbitMq};
+
+use crate::{folder, runs, skipped};
+
+async fn connect(server: &RabbitMq) -> (Connection, Channel) {
+    let connection = Connection::connect(&server.url(), ConnectionProperties::default())
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .unwrap();
+    (connection, channel)
+}
+
+/// Declares the durable queue `events`.
+async fn declare(channel: &Channel) -> lapin::Result<()> {
+    channel
+        .queue_declare(
+            "events".into(),
+            QueueDeclareOptions::durable(),
+            FieldTable::default(),
+        )
+        .await
+        .map(drop)
+}
+
+async fn publish(channel: &Channel, body: &str) -> lapin::Result<Confirmation> {
+    let properties = BasicProperties::default().with_delivery_mode(2);
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..Default::default()
+    };
+    channel
+        .basic_publish(
+            "".into(),
+            "events".into(),
+            options,
+            body.as_bytes(),
+            properties,
+        )
+        .await?
+        .await
+}
+
+async fn get(channel: &Channel) -> lapin::Result<Option<BasicGetMessage>> {
+    channel
+        .basic_get("events".into(), BasicGetOptions { no_ack: true })
+        .await
+}
+
+#[tokio::test]
+async fn a_durable_queue_keeps_what_was_confirmed_when_rabbitmq_is_killed() {
+    if skipped(RabbitMq::missing()) {
+        return;
+    }
+    let server = RabbitMq::start().await.unwrap();
+    let (_connection, channel) = connect(&server).await;
+    declare(&channel).await.unwrap();
+    assert!(matches!(
+        publish(&channel, "kept").await.unwrap(),
+        Confirmation::Ack(None)
+    ));
+    let first = server.pid();
+    let folder = folder(first);
+
+    server.kill();
+    assert!(!runs(first));
+    publish(&channel, "lost").await.unwrap_err();
+
+    server.restart(Data::Kept).await.unwrap();
+    let (_connection, channel) = connect(&server).await;
+    assert_eq!(get(&channel).await.unwrap().unwrap().data, b"kept");
+
+    server.stop();
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), publish(&channel, "late"))
+            .await
+            .is_err()
+    );
+    server.cont();
+    server.terminate().await.unwrap();
+
+    server.restart(Data::Wiped).await.unwrap();
+    let (_connection, channel) = connect(&server).await;
+    get(&channel).await.unwrap_err();
+    let last = server.pid();
+    drop(server);
+    assert!(!runs(last) && !folder.exists());
+}
