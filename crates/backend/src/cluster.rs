@@ -7,12 +7,15 @@
 pub mod backoff;
 pub mod breaker;
 pub mod envelope;
+pub mod migrations;
 pub mod mongo;
 pub mod redis;
 pub mod relay;
 pub mod settings;
+pub mod store;
 pub mod topology;
 
 pub use mongo::Mongo;
 pub use redis::Redis;
 pub use settings::Settings;
+pub use store::Store;

@@ -94,7 +94,20 @@ impl Mongo {
         &self,
         call: impl IntoFuture<Output = driver::error::Result<T>>,
     ) -> Result<T> {
-        self.attempt(call).await?.map_err(|e| trouble(&e))
+        self.run_within(ANSWER_WITHIN, call).await
+    }
+
+    /// As [`Mongo::run`] for work that may take longer, such as a batch of a worker.
+    ///
+    /// # Errors
+    /// As [`Mongo::run`].
+    pub async fn run_within<T>(
+        &self,
+        deadline: Duration,
+        call: impl IntoFuture<Output = driver::error::Result<T>>,
+    ) -> Result<T> {
+        let answer = self.attempt_within(deadline, call).await?;
+        answer.map_err(|e| trouble(&e))
     }
 
     /// As [`Mongo::run`] for callers who tell errors apart: the inner result is what the server refused.
@@ -105,14 +118,26 @@ impl Mongo {
         &self,
         call: impl IntoFuture<Output = driver::error::Result<T>>,
     ) -> Result<driver::error::Result<T>> {
+        self.attempt_within(ANSWER_WITHIN, call).await
+    }
+
+    /// As [`Mongo::attempt`] for work that may take longer.
+    ///
+    /// # Errors
+    /// As [`Mongo::attempt`].
+    pub async fn attempt_within<T>(
+        &self,
+        deadline: Duration,
+        call: impl IntoFuture<Output = driver::error::Result<T>>,
+    ) -> Result<driver::error::Result<T>> {
         self.breaker.admit()?;
-        match tokio::time::timeout(ANSWER_WITHIN, call.into_future()).await {
+        match tokio::time::timeout(deadline, call.into_future()).await {
             Err(_) => {
                 self.breaker.failed("no answer in time");
                 Err(Error::unavailable("mongodb: no answer in time"))
             }
             Ok(Err(error)) if is_away(&error) => {
-                self.breaker.failed(error.to_string());
+                self.breaker.failed(error.kind.to_string());
                 Err(trouble(&error))
             }
             Ok(answer) => {
@@ -153,8 +178,34 @@ fn is_away(error: &driver::error::Error) -> bool {
 #[must_use]
 pub fn trouble(error: &driver::error::Error) -> Error {
     if is_away(error) || error.contains_label(driver::error::TRANSIENT_TRANSACTION_ERROR) {
-        Error::unavailable(format!("mongodb: {error}"))
+        Error::unavailable(format!("mongodb: {}", error.kind))
     } else {
-        Error::Corrupt(format!("mongodb: {error}"))
+        Error::Corrupt(format!("mongodb: {}", error.kind))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::cluster::settings::Endpoint;
+
+    /// A database that nothing else uses, where there is a server for tests.
+    pub(in super::super) async fn open() -> Option<Mongo> {
+        let url = std::env::var("DARDA_TEST_MONGODB_URI").ok()?;
+        let endpoint = |url: &str| Endpoint {
+            url: url.to_owned(),
+            verify: true,
+            ca_file: None,
+        };
+        let namespace = format!("t{}", uuid::Uuid::new_v4().simple());
+        let settings = Settings {
+            redis: endpoint(""),
+            rabbitmq: endpoint(""),
+            mongodb: endpoint(&url),
+            namespace,
+            shards: 1,
+            backlog_max: 1,
+        };
+        Some(Mongo::new(&settings).await.expect("a handle"))
     }
 }

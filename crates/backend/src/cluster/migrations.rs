@@ -1,0 +1,298 @@
+//! What the database is made of, in steps. Every process runs them at its start; one does the work, the others wait.
+//!
+//! The collection `migrations` holds the version that was reached and a lock with a lease. Every step may be broken off
+//! and run again.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use ::mongodb as driver;
+use driver::bson::{Document, doc};
+use driver::error::{ErrorKind, WriteFailure};
+use driver::options::ReturnDocument;
+use driver::{Collection, IndexModel};
+use serde::Deserialize;
+
+use super::Mongo;
+use super::store;
+use crate::{Error, Result};
+
+/// A step from one version of the database to the next.
+struct Migration {
+    name: &'static str,
+    run: fn(&Mongo) -> Running<'_>,
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+/// All steps, in order; the version is how many were done. Only added to, once released.
+const MIGRATIONS: &[Migration] = &[Migration {
+    name: "events",
+    run: |mongo| Box::pin(events(mongo)),
+}];
+
+async fn events(mongo: &Mongo) -> Result<()> {
+    make_indexes(mongo, store::EVENTS, store::indexes::events()).await?;
+    make_indexes(mongo, store::FORGOTTEN, store::indexes::forgotten()).await
+}
+
+/// Makes a collection's indexes, those that exist excepted.
+pub(super) async fn make_indexes(
+    mongo: &Mongo,
+    collection: &str,
+    indexes: Vec<IndexModel>,
+) -> Result<()> {
+    let collection: Collection<Document> = mongo.collection(collection);
+    mongo
+        .run_within(STEP_WITHIN, collection.create_indexes(indexes))
+        .await?;
+    Ok(())
+}
+
+/// How long one step may take.
+const STEP_WITHIN: Duration = Duration::from_secs(3600);
+/// How long a lock holds without being renewed.
+const LEASE: Duration = Duration::from_secs(15);
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How long a process waits for another's work, and how often it looks.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+const COLLECTION: &str = "migrations";
+const VERSION: &str = "version";
+const LOCK: &str = "lock";
+
+#[derive(Deserialize)]
+struct Version {
+    version: i64,
+}
+
+#[derive(Deserialize)]
+struct Lock {
+    holder: String,
+}
+
+/// Brings the database to the version of this program. Any number of processes may call it at once.
+///
+/// # Errors
+/// `Refused` when the database is newer than the program; `Unavailable` when MongoDB is away, or another process is still
+/// at work after two minutes.
+pub async fn migrate(mongo: &Mongo) -> Result<()> {
+    migrate_by(mongo, MIGRATIONS).await
+}
+
+async fn migrate_by(mongo: &Mongo, migrations: &'static [Migration]) -> Result<()> {
+    let holder = uuid::Uuid::now_v7().to_string();
+    let waited = tokio::time::timeout(WAIT_MAX, async {
+        while !is_done(mongo, migrations).await? {
+            if lock(mongo, &holder).await? {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(true)
+    });
+    match waited.await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => {
+            let done = work(mongo, migrations, &holder).await;
+            // Otherwise the lease runs out.
+            let unlocked = unlock(mongo, &holder).await;
+            done.and(unlocked)
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(Error::unavailable(
+            "another process is still migrating the database",
+        )),
+    }
+}
+
+/// Whether every step was done.
+async fn is_done(mongo: &Mongo, migrations: &[Migration]) -> Result<bool> {
+    Ok(version(mongo).await? == known(migrations)?)
+}
+
+fn known(migrations: &[Migration]) -> Result<i64> {
+    i64::try_from(migrations.len()).map_err(|_| Error::Corrupt("too many migrations".to_owned()))
+}
+
+/// Does what is left, holding the lock all the while.
+async fn work(mongo: &Mongo, migrations: &'static [Migration], holder: &str) -> Result<()> {
+    tokio::select! {
+        done = steps(mongo, migrations) => done,
+        lost = keep(mongo, holder) => Err(lost),
+    }
+}
+
+async fn steps(mongo: &Mongo, migrations: &'static [Migration]) -> Result<()> {
+    let done = version(mongo).await?;
+    if done > known(migrations)? {
+        return Err(newer(done, migrations));
+    }
+    for (number, migration) in (1_i64..).zip(migrations) {
+        if number <= done {
+            continue;
+        }
+        tracing::info!(
+            version = number,
+            name = migration.name,
+            "migrating the database"
+        );
+        (migration.run)(mongo).await?;
+        let versions: Collection<Version> = mongo.collection(COLLECTION);
+        let reached = versions
+            .update_one(
+                doc! { "_id": VERSION },
+                doc! { "$max": { "version": number } },
+            )
+            .upsert(true);
+        mongo.run(reached).await?;
+    }
+    Ok(())
+}
+
+fn newer(version: i64, migrations: &[Migration]) -> Error {
+    Error::Refused(format!(
+        "the database is of version {version}, newer than this program, which knows {}; run a newer program",
+        migrations.len()
+    ))
+}
+
+async fn version(mongo: &Mongo) -> Result<i64> {
+    let versions: Collection<Version> = mongo.collection(COLLECTION);
+    let version = mongo
+        .run(versions.find_one(doc! { "_id": VERSION }))
+        .await?;
+    Ok(version.map_or(0, |v| v.version))
+}
+
+/// Takes or keeps the lock. The time is the server's, so that clocks need not agree.
+async fn lock(mongo: &Mongo, holder: &str) -> Result<bool> {
+    let locks: Collection<Lock> = mongo.collection(COLLECTION);
+    let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+    // A lock that was never taken has no end and counts as over.
+    let free = doc! { "$lt": ["$until", "$$NOW"] };
+    let mine = doc! { "$eq": ["$holder", holder] };
+    let gets = doc! { "$or": [free, mine] };
+    let until = doc! { "$add": ["$$NOW", lease] };
+    let lock = locks
+        .find_one_and_update(
+            doc! { "_id": LOCK },
+            vec![doc! { "$set": {
+                "holder": { "$cond": [&gets, holder, "$holder"] },
+                "until": { "$cond": [&gets, until, "$until"] },
+            } }],
+        )
+        .upsert(true)
+        .return_document(ReturnDocument::After);
+    match mongo.attempt(lock).await? {
+        Ok(lock) => Ok(lock.is_some_and(|lock| lock.holder == holder)),
+        // Somebody else made it at this moment.
+        Err(error) if is_duplicate(&error) => Ok(false),
+        Err(error) => Err(super::mongo::trouble(&error)),
+    }
+}
+
+fn is_duplicate(error: &driver::error::Error) -> bool {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => command.code == 11_000,
+        ErrorKind::Write(WriteFailure::WriteError(write)) => write.code == 11_000,
+        _ => false,
+    }
+}
+
+/// Renews the lock until that fails.
+async fn keep(mongo: &Mongo, holder: &str) -> Error {
+    let mut failures = 0;
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        match lock(mongo, holder).await {
+            Ok(true) => failures = 0,
+            Ok(false) => return Error::unavailable("another process took over the migration"),
+            Err(error) if failures > 0 => return error,
+            Err(_) => failures += 1,
+        }
+    }
+}
+
+async fn unlock(mongo: &Mongo, holder: &str) -> Result<()> {
+    let locks: Collection<Lock> = mongo.collection(COLLECTION);
+    let mine = doc! { "_id": LOCK, "holder": holder };
+    mongo.run(locks.delete_one(mine)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+
+    const SLOW: &[Migration] = &[
+        Migration {
+            name: "events",
+            run: |mongo| Box::pin(events(mongo)),
+        },
+        Migration {
+            name: "slow",
+            run: |_| {
+                Box::pin(async {
+                    RUNS.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(700)).await;
+                    Ok(())
+                })
+            },
+        },
+    ];
+
+    const BROKEN: &[Migration] = &[Migration {
+        name: "broken",
+        run: |_| Box::pin(async { Err(Error::unavailable("not today")) }),
+    }];
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_at_once_do_the_work_once() {
+        let Some(mongo) = crate::cluster::mongo::tests::open().await else {
+            return;
+        };
+        let all: Vec<_> = (0..5)
+            .map(|_| {
+                let mongo = mongo.clone();
+                tokio::spawn(async move { migrate_by(&mongo, SLOW).await })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap().expect("a migration");
+        }
+        assert_eq!(RUNS.load(Ordering::Relaxed), 1);
+        assert_eq!(version(&mongo).await.unwrap(), 2);
+        migrate_by(&mongo, SLOW).await.expect("nothing to do");
+
+        let refused = migrate_by(&mongo, &SLOW[..1]).await.expect_err("a refusal");
+        assert!(matches!(refused, Error::Refused(_)), "{refused}");
+        assert!(refused.to_string().contains("version 2"), "{refused}");
+        mongo.database().drop().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_step_that_fails_can_be_run_again() {
+        let Some(mongo) = crate::cluster::mongo::tests::open().await else {
+            return;
+        };
+        migrate_by(&mongo, BROKEN).await.expect_err("it fails");
+        migrate(&mongo).await.expect("the lock is free");
+        assert_eq!(version(&mongo).await.unwrap(), MIGRATIONS.len() as i64);
+        // A holder that died is waited for until its lease ends.
+        assert!(lock(&mongo, "dead").await.unwrap());
+        assert!(!lock(&mongo, "other").await.unwrap());
+        let locks: Collection<Lock> = mongo.collection(COLLECTION);
+        let age = vec![doc! { "$set": { "until": { "$subtract": ["$$NOW", 1] } } }];
+        locks.update_one(doc! { "_id": LOCK }, age).await.unwrap();
+        assert!(lock(&mongo, "other").await.unwrap());
+        unlock(&mongo, "dead").await.unwrap();
+        assert!(!lock(&mongo, "third").await.unwrap());
+        mongo.database().drop().await.unwrap();
+    }
+}

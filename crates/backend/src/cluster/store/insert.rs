@@ -1,0 +1,238 @@
+//! Inserting batches, as often as needed, with the same outcome.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use ::mongodb as driver;
+use driver::Collection;
+use driver::bson::doc;
+use driver::error::{ErrorKind, IndexedWriteError};
+use futures_util::TryStreamExt as _;
+use protocol::{Event, RoomId, Seq};
+
+use super::document::Document;
+use super::{EVENTS, Store};
+use crate::{Error, Result};
+
+/// How long MongoDB may take for a batch, however large.
+const BATCH_WITHIN: Duration = Duration::from_secs(10);
+/// How often, and after which pauses, a clash is looked up that nobody can see yet: what is in its way was written but
+/// is not on the majority of members.
+const LOOKS: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Inserted {
+    /// Events that cannot be, with the reason: another event has their place, or their act has another place, or MongoDB
+    /// refuses them for good. They were left out.
+    pub violations: Vec<(Event, String)>,
+}
+
+impl Store {
+    /// Stores events in their order, on disk of the majority of members. What is stored already, the same, is fine.
+    ///
+    /// # Errors
+    /// `Unavailable`; then a beginning may be stored, and the same call does the rest.
+    pub async fn insert(&self, events: &[Event]) -> Result<Inserted> {
+        let mut inserted = Inserted::default();
+        let batch = distinct(events, &mut inserted);
+        let documents: Vec<Document<'_>> = batch.iter().map(|event| Document::new(event)).collect();
+        let mut left: Vec<usize> = (0..batch.len()).collect();
+        let mut looks = 0;
+        while !left.is_empty() {
+            let Some((stored, clash)) = self.insert_documents(&documents, &left).await? else {
+                break;
+            };
+            left.drain(..stored);
+            let clashing = left[0];
+            match clash {
+                Clash::Duplicate => {
+                    let before = left.len();
+                    self.settle(&batch, &mut left, &mut inserted).await?;
+                    if left.len() < before {
+                        looks = 0;
+                    }
+                    if left.first() == Some(&clashing) {
+                        looks += 1;
+                        pause(looks).await?;
+                    }
+                }
+                Clash::Refused(reason) => {
+                    left.remove(0);
+                    inserted.violate(batch[clashing], reason);
+                }
+            }
+        }
+        let rooms: BTreeSet<&str> = batch.iter().map(|event| event.room.as_str()).collect();
+        if !rooms.is_empty() {
+            self.purge_rooms(rooms).await?;
+        }
+        Ok(inserted)
+    }
+
+    /// Inserts until one is refused. Answers how many were inserted before it, and why it was not.
+    async fn insert_documents(
+        &self,
+        documents: &[Document<'_>],
+        left: &[usize],
+    ) -> Result<Option<(usize, Clash)>> {
+        let events: Collection<Document<'_>> = self.mongo.collection(EVENTS);
+        let insert = events.insert_many(left.iter().map(|index| &documents[*index]));
+        let answer = self
+            .mongo
+            .attempt_within(BATCH_WITHIN, insert.ordered(true))
+            .await?;
+        let Err(error) = answer else {
+            return Ok(None);
+        };
+        let ErrorKind::InsertMany(failure) = error.kind.as_ref() else {
+            return Err(super::super::mongo::trouble(&error));
+        };
+        if let Some(concern) = &failure.write_concern_error {
+            return Err(Error::unavailable(format!("mongodb: {}", concern.message)));
+        }
+        match failure.write_errors.as_deref() {
+            Some([first, ..]) => Ok(Some((first.index, Clash::new(first)?))),
+            _ => Err(Error::unavailable(format!("mongodb: {error}"))),
+        }
+    }
+
+    /// Takes out of `left` what is stored already, and what never can be.
+    async fn settle(
+        &self,
+        batch: &[&Event],
+        left: &mut Vec<usize>,
+        inserted: &mut Inserted,
+    ) -> Result<()> {
+        let known = self.known(left.iter().map(|index| batch[*index])).await?;
+        let (places, acts) = (by_place(&known), by_act(&known));
+        left.retain(|&index| {
+            let event = batch[index];
+            if let Some(stored) = places.get(&(&event.room, event.seq)) {
+                if **stored != *event {
+                    inserted.violate(
+                        event,
+                        format!("its place holds another event: {}", name(stored)),
+                    );
+                }
+                return false;
+            }
+            if let Some(stored) = act(event).and_then(|act| acts.get(&act)) {
+                inserted.violate(
+                    event,
+                    format!("its act has another place: {}", name(stored)),
+                );
+                return false;
+            }
+            true
+        });
+        Ok(())
+    }
+
+    /// What is stored at the places of these events or with their ids. On the majority of members: what is not may
+    /// still vanish.
+    async fn known(&self, events: impl Iterator<Item = &Event>) -> Result<Vec<Event>> {
+        let (mut places, mut ids) = (Vec::new(), Vec::new());
+        for event in events {
+            places.push(super::place(&event.room, event.seq));
+            ids.extend(event.id.map(super::uuid));
+        }
+        let at_place = doc! { "_id": { "$in": places } };
+        let of_act = doc! { "id": { "$in": ids } };
+        let find = self.events.find(doc! { "$or": [at_place, of_act] });
+        let found = async { find.await?.try_collect::<Vec<_>>().await };
+        let found = self.mongo.run_within(BATCH_WITHIN, found).await?;
+        found.into_iter().map(Document::event).collect()
+    }
+}
+
+impl Inserted {
+    fn violate(&mut self, event: &Event, reason: String) {
+        self.violations.push((event.clone(), reason));
+    }
+}
+
+/// Why a document was not inserted.
+enum Clash {
+    /// A key of it exists.
+    Duplicate,
+    /// It would not be taken another time either.
+    Refused(String),
+}
+
+impl Clash {
+    fn new(error: &IndexedWriteError) -> Result<Self> {
+        // BadValue, InvalidBSON, DocumentValidationFailure, BSONObjectTooLarge, too large for the storage engine.
+        const FOR_GOOD: [i32; 5] = [2, 22, 121, 10_334, 17_419];
+        match error.code {
+            11_000 => Ok(Self::Duplicate),
+            code if FOR_GOOD.contains(&code) => Ok(Self::Refused(format!(
+                "mongodb refuses it: {}",
+                error.message
+            ))),
+            _ => Err(Error::unavailable(format!("mongodb: {}", error.message))),
+        }
+    }
+}
+
+/// The events of a batch, each once.
+fn distinct<'a>(events: &'a [Event], inserted: &mut Inserted) -> Vec<&'a Event> {
+    let mut places: HashMap<(&RoomId, Seq), &Event> = HashMap::with_capacity(events.len());
+    let mut batch = Vec::with_capacity(events.len());
+    for event in events {
+        match places.insert((&event.room, event.seq), event) {
+            None => batch.push(event),
+            Some(first) => {
+                if first != event {
+                    inserted.violate(
+                        event,
+                        "its place has another event in the same batch".to_owned(),
+                    );
+                }
+                places.insert((&event.room, event.seq), first);
+            }
+        }
+    }
+    batch
+}
+
+type Act<'a> = (
+    &'a RoomId,
+    Option<&'a protocol::UserId>,
+    protocol::MessageId,
+);
+
+fn act(event: &Event) -> Option<Act<'_>> {
+    Some((&event.room, event.from.as_ref(), event.id?))
+}
+
+fn by_place(events: &[Event]) -> HashMap<(&RoomId, Seq), &Event> {
+    events
+        .iter()
+        .map(|event| ((&event.room, event.seq), event))
+        .collect()
+}
+
+fn by_act(events: &[Event]) -> HashMap<Act<'_>, &Event> {
+    events
+        .iter()
+        .filter_map(|event| Some((act(event)?, event)))
+        .collect()
+}
+
+/// An event for the operator's eyes: nothing of what people wrote.
+fn name(event: &Event) -> String {
+    let id = event.id.map(|id| format!(", id {id}")).unwrap_or_default();
+    format!("{} {} of {}{id}", event.body.kind(), event.seq, event.room)
+}
+
+async fn pause(looks: u32) -> Result<()> {
+    if looks > LOOKS {
+        return Err(Error::unavailable(
+            "mongodb: what is in the way of an event is not on the majority of members",
+        ));
+    }
+    tokio::time::sleep(LOOK_PAUSE).await;
+    Ok(())
+}
