@@ -5,6 +5,7 @@
 //! it, nothing is sent twice, and what cannot be sent is dropped and counted. The log finds out what is missing.
 
 mod broker;
+mod latest;
 mod outbox;
 mod registry;
 mod signals;
@@ -15,14 +16,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::lapin::ConnectionStatus;
 use protocol::{Event, RoomId};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use self::latest::Latest;
 use self::outbox::Outbox;
 use self::registry::{Registrar, Registry};
 use self::signals::Signals;
-use self::wire::{Kind, Line};
+use self::wire::{Kind, Line, Sent};
 use super::settings::Endpoint;
 use super::topology::Topology;
 use super::{Redis, Settings};
@@ -32,6 +36,9 @@ use crate::relay::{Signal, Sink};
 
 /// How long a pod that ends tries to take itself off the routes.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// How long it tries to send what waits.
+const FLUSH_MAX: Duration = Duration::from_millis(200);
 
 /// A process, among those that share the servers. New with every start.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -93,9 +100,15 @@ struct Inner {
     registry: Arc<Registry>,
     outbox: Outbox,
     signals: Signals,
+    latest: Latest,
     counters: Counters,
     listening: AtomicBool,
-    speaking: AtomicBool,
+    /// The connection that speaks.
+    speaker: Mutex<Option<ConnectionStatus>>,
+    /// Messages are being written.
+    sending: AtomicBool,
+    /// Some have been.
+    sent: Notify,
     /// Why there was no connection last time.
     trouble: Mutex<Option<String>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -142,9 +155,12 @@ impl ClusterRelay {
             registry: Arc::default(),
             outbox: Outbox::default(),
             signals: Signals::default(),
+            latest: Latest::default(),
             counters: Counters::default(),
             listening: AtomicBool::new(false),
-            speaking: AtomicBool::new(false),
+            speaker: Mutex::default(),
+            sending: AtomicBool::new(false),
+            sent: Notify::new(),
             trouble: Mutex::default(),
             tasks: Mutex::default(),
         };
@@ -176,8 +192,9 @@ impl ClusterRelay {
         ]);
     }
 
-    /// Ends the connections and takes this pod off all routes.
+    /// Sends what waits, ends the connections and takes this pod off all routes. Takes little more than a second at most.
     pub async fn close(&self) {
+        self.flush().await;
         let tasks = std::mem::take(&mut *lock(&self.inner.tasks));
         for task in &tasks {
             task.abort();
@@ -192,6 +209,25 @@ impl ClusterRelay {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the routes of this pod end by themselves"),
             Err(_) => tracing::debug!("the routes of this pod end by themselves"),
+        }
+    }
+
+    /// Waits until everything is sent, not for long.
+    async fn flush(&self) {
+        let inner = &self.inner;
+        let flushing = async {
+            loop {
+                let sent = inner.sent.notified();
+                let is_empty = inner.signals.len() == 0 && inner.outbox.len_bytes() == 0;
+                let is_sending = inner.sending.load(Relaxed);
+                if inner.speaker().is_none() || is_empty && !is_sending {
+                    return;
+                }
+                sent.await;
+            }
+        };
+        if tokio::time::timeout(FLUSH_MAX, flushing).await.is_err() {
+            tracing::debug!("some things were not told to other pods");
         }
     }
 
@@ -219,6 +255,16 @@ impl ClusterRelay {
                 .push(pod, Kind::Events, lines.iter().cloned());
         }
         self.inner.outbox.push(first, Kind::Events, lines);
+    }
+
+    /// Relays a change of presence. Of two about the same user and room the one with the higher version stays, in whichever
+    /// order they come.
+    pub fn announce(&self, signal: Signal, version: u64) {
+        self.inner.announce(signal.clone(), version);
+        self.inner.signals.push(Sent {
+            signal,
+            version: Some(version),
+        });
     }
 
     /// Where the room's signals go: what somebody has just learned saves a question.
@@ -262,11 +308,18 @@ impl ClusterRelay {
     /// What is wrong with the connections, if something is.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        if self.inner.listening.load(Relaxed) && self.inner.speaking.load(Relaxed) {
-            return None;
+        let speaker = self.inner.speaker().clone();
+        let is_listening = self.inner.listening.load(Relaxed);
+        match speaker.filter(|speaker| is_listening && speaker.connected()) {
+            Some(speaker) if speaker.blocked() => {
+                Some("it takes no messages: it is short of memory or disk".to_owned())
+            }
+            Some(_) => None,
+            None => {
+                let why = self.inner.trouble().clone();
+                Some(why.unwrap_or_else(|| "not connected yet".to_owned()))
+            }
         }
-        let why = self.inner.trouble().clone();
-        Some(why.unwrap_or_else(|| "not connected yet".to_owned()))
     }
 }
 
@@ -282,7 +335,7 @@ impl Relay for ClusterRelay {
 
     fn signal(&self, signal: Signal) {
         self.inner.local.signal(signal.clone());
-        self.inner.signals.push(signal);
+        self.inner.signals.push(signal.into());
     }
 
     fn watch(&self, room: &RoomId) {
@@ -295,6 +348,15 @@ impl Relay for ClusterRelay {
 }
 
 impl Inner {
+    fn announce(&self, signal: Signal, version: u64) {
+        let to = |signal| self.local.signal(signal);
+        self.latest.hand_on(signal, version, to);
+    }
+
+    fn speaker(&self) -> MutexGuard<'_, Option<ConnectionStatus>> {
+        lock(&self.speaker)
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Option<String>> {
         lock(&self.trouble)
     }

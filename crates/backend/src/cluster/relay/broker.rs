@@ -1,6 +1,7 @@
 //! The two connections to the broker: one listens, one speaks. A broker that is short of memory or disk stops reading
 //! from connections that publish, and listening must go on then.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,16 +10,16 @@ use ::lapin as driver;
 use driver::message::Delivery;
 use driver::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use driver::types::FieldTable;
-use driver::{Channel, Connection, Consumer};
+use driver::{Channel, Connection, Consumer, Event};
 use futures_util::future::{self, FutureExt as _};
 use futures_util::stream::StreamExt as _;
 
 use super::outbox::Message;
-use super::wire::{self, Kind};
+use super::wire::{self, Kind, Sent};
 use super::{Inner, Upstream};
 use crate::cluster::backoff::Backoff;
 use crate::cluster::{envelope, topology};
-use crate::{Error, Result};
+use crate::{Error, Relay, Result};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -58,11 +59,11 @@ pub async fn speak(inner: Arc<Inner>) {
     loop {
         let why = match ready(open_speaker(&inner)).await {
             Err(error) => error,
-            Ok((_connection, channel)) => {
-                inner.speaking.store(true, Relaxed);
+            Ok((connection, channel)) => {
+                *inner.speaker() = Some(connection.status().clone());
                 backoff.reset();
-                let why = send(&inner, &channel).await;
-                inner.speaking.store(false, Relaxed);
+                let why = send(&inner, &connection, &channel).await;
+                *inner.speaker() = None;
                 inner.counters.reconnects.fetch_add(1, Relaxed);
                 why
             }
@@ -148,9 +149,24 @@ async fn receive(inner: &Inner, upstream: &dyn Upstream, consumer: &mut Consumer
 }
 
 /// Sends in rounds, a message per pod: what comes during a round travels together in the next.
-async fn send(inner: &Inner, channel: &Channel) -> Error {
+async fn send(inner: &Inner, connection: &Connection, channel: &Channel) -> Error {
+    let events = connection.events_listener();
+    let errors = events.filter_map(|event| async {
+        match event {
+            Event::Error(error) => Some(topology::trouble(&error)),
+            _ => None,
+        }
+    });
+    let mut errors = pin!(errors);
     loop {
-        inner.outbox.filled().await;
+        tokio::select! {
+            () = inner.outbox.filled() => {}
+            // A connection that is not used says nothing otherwise.
+            error = errors.next() => {
+                return error.unwrap_or_else(|| Error::unavailable("rabbitmq: the connection is gone"));
+            }
+        }
+        inner.sending.store(true, Relaxed);
         let messages = inner.outbox.take(ROUND_MAX);
         let sending = messages
             .iter()
@@ -167,6 +183,8 @@ async fn send(inner: &Inner, channel: &Channel) -> Error {
                 Kind::Signals => counters.signals_sent.fetch_add(message.lines, Relaxed),
             };
         }
+        inner.sending.store(false, Relaxed);
+        inner.sent.notify_waiters();
     }
 }
 
@@ -224,8 +242,11 @@ impl Inner {
         self.counters
             .signals_received
             .fetch_add(signals.len() as u64, Relaxed);
-        for signal in signals {
-            crate::Relay::signal(&self.local, signal);
+        for Sent { signal, version } in signals {
+            match version {
+                Some(version) => self.announce(signal, version),
+                None => self.local.signal(signal),
+            }
         }
         broken
     }

@@ -8,7 +8,7 @@ use protocol::RoomId;
 use tokio::sync::Notify;
 
 use super::outbox::Outbox;
-use super::wire::{self, Kind};
+use super::wire::{self, Kind, Sent};
 use super::{PodId, registry};
 use crate::cluster::Redis;
 use crate::cluster::topology::EVERY_POD;
@@ -32,7 +32,7 @@ pub struct Signals {
 
 #[derive(Default)]
 struct Queue {
-    signals: VecDeque<Signal>,
+    signals: VecDeque<Sent>,
     dropped: u64,
 }
 
@@ -44,7 +44,7 @@ struct Route {
 
 impl Signals {
     /// Takes a signal; the oldest goes when there are too many.
-    pub fn push(&self, signal: Signal) {
+    pub fn push(&self, signal: Sent) {
         let mut queue = lock(&self.queue);
         if queue.signals.len() >= QUEUE_MAX {
             queue.signals.pop_front();
@@ -58,6 +58,11 @@ impl Signals {
     /// Signals that were given up.
     pub fn dropped(&self) -> u64 {
         lock(&self.queue).dropped
+    }
+
+    /// Signals that wait.
+    pub fn len(&self) -> usize {
+        lock(&self.queue).signals.len()
     }
 
     /// What somebody else found out.
@@ -90,7 +95,7 @@ impl Signals {
         }
     }
 
-    async fn next(&self) -> Vec<Signal> {
+    async fn next(&self) -> Vec<Sent> {
         loop {
             {
                 let mut queue = lock(&self.queue);
@@ -104,10 +109,10 @@ impl Signals {
     }
 
     /// Asks for the routes that are not known. While Redis is away the last known ones have to do.
-    async fn find_routes(&self, redis: &Redis, signals: &[Signal]) {
+    async fn find_routes(&self, redis: &Redis, signals: &[Sent]) {
         let mut rooms: Vec<RoomId> = {
             let routes = lock(&self.routes);
-            let rooms = signals.iter().filter_map(room);
+            let rooms = signals.iter().filter_map(|sent| room(&sent.signal));
             let is_known = |room: &RoomId| routes.get(room).is_some_and(|r| r.at.elapsed() < FRESH);
             rooms.filter(|room| !is_known(room)).cloned().collect()
         };
@@ -126,9 +131,9 @@ impl Signals {
         }
     }
 
-    fn send(&self, signal: &Signal, pod: &PodId, outbox: &Outbox) {
-        let Some(room) = room(signal) else {
-            outbox.push(EVERY_POD, Kind::Signals, [wire::signal_line(signal)]);
+    fn send(&self, sent: &Sent, pod: &PodId, outbox: &Outbox) {
+        let Some(room) = room(&sent.signal) else {
+            outbox.push(EVERY_POD, Kind::Signals, [wire::signal_line(sent)]);
             return;
         };
         let route = lock(&self.routes).get(room).cloned();
@@ -137,7 +142,7 @@ impl Signals {
         if others.peek().is_none() {
             return;
         }
-        let line = wire::signal_line(signal);
+        let line = wire::signal_line(sent);
         for to in others {
             outbox.push(to, Kind::Signals, [line.clone()]);
         }

@@ -6,6 +6,7 @@ use ::lapin as driver;
 use driver::BasicProperties;
 use driver::types::{AMQPValue, FieldTable, ShortString};
 use protocol::Event;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::envelope;
 use crate::relay::Signal;
@@ -67,15 +68,34 @@ pub fn event_line(event: &Event) -> Line {
     line.into()
 }
 
+/// A signal on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    #[serde(flatten)]
+    pub signal: Signal,
+    /// Of two signals about the same the one with the higher number is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+impl From<Signal> for Sent {
+    fn from(signal: Signal) -> Self {
+        Self {
+            signal,
+            version: None,
+        }
+    }
+}
+
 /// The line of a signal.
-pub fn signal_line(signal: &Signal) -> Line {
-    let mut line = serde_json::to_vec(signal).expect("a signal has nothing that JSON cannot say");
+pub fn signal_line(sent: &Sent) -> Line {
+    let mut line = serde_json::to_vec(sent).expect("a signal has nothing that JSON cannot say");
     line.push(b'\n');
     line.into()
 }
 
 /// The signals of a message, and how many lines were none that this version knows.
-pub fn signals(message: &[u8]) -> (Vec<Signal>, u64) {
+pub fn signals(message: &[u8]) -> (Vec<Sent>, u64) {
     let mut broken = 0;
     let lines = message.split(|byte| *byte == b'\n');
     let signals = lines.filter(|line| !line.is_empty()).filter_map(|line| {
@@ -122,9 +142,11 @@ mod tests {
                 room: None,
             },
         ];
+        let mut sent = sent.map(Sent::from).to_vec();
+        sent[2].version = Some(1_700_000_000_123_456);
         let mut message: Vec<u8> = sent.iter().flat_map(|s| signal_line(s).to_vec()).collect();
         message.extend_from_slice(b"{\"signal\":\"of_tomorrow\"}\n");
-        assert_eq!(signals(&message), (sent.to_vec(), 1));
+        assert_eq!(signals(&message), (sent, 1));
     }
 
     #[test]
