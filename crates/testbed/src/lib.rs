@@ -24,12 +24,14 @@ mod mongo;
 mod ports;
 mod process;
 mod programs;
+mod proxy;
 mod rabbitmq;
 mod redis;
 mod shared;
 
 pub use mongo::{Member, Mongo};
 pub use process::Data;
+pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
 pub use redis::{Redis, RedisOptions};
 pub use shared::{Servers, missing, namespace, shared};

@@ -15,6 +15,7 @@ use crate::{ports, programs};
 
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
+const WRITTEN: Duration = Duration::from_secs(20);
 
 /// Little, so that several fit beside each other on a small machine.
 const CONFIG: &str = "log.console = true\n\
@@ -73,7 +74,9 @@ impl RabbitMq {
         self.process.pid()
     }
 
-    /// Ends it as a crash would (SIGKILL).
+    /// Ends it as a crash would (SIGKILL). RabbitMQ 3.10 writes down the name of a new quorum queue three seconds late: one
+    /// that it has not written yet comes back without its messages and without a leader, for ever. Wait for
+    /// [`RabbitMq::written`] first.
     pub fn kill(&self) {
         self.process.kill();
     }
@@ -101,6 +104,26 @@ impl RabbitMq {
             fs::remove_dir_all(mnesia)?;
         }
         self.spawn().await
+    }
+
+    /// Waits until a new quorum queue of the virtual host `/` would survive a crash.
+    ///
+    /// # Errors
+    /// If that takes more than 20 s.
+    pub async fn written(&self, queue: &str) -> Result<()> {
+        let names = self
+            .process
+            .folder()
+            .join("mnesia/darda@localhost/quorum/darda@localhost/names.dets");
+        let name = format!("%2F_{queue}");
+        let holds = || {
+            fs::read(&names).is_ok_and(|names| {
+                names
+                    .windows(name.len())
+                    .any(|part| part == name.as_bytes())
+            })
+        };
+        self.process.ready(WRITTEN, async || holds()).await
     }
 
     /// Without one the node would start its own, which stays when the node ends.

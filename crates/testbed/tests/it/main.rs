@@ -2,6 +2,7 @@
 
 mod ends;
 mod mongo;
+mod proxy;
 mod rabbitmq;
 mod redis;
 mod shared;

@@ -4,7 +4,7 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use testbed::{Data, RabbitMq};
 
@@ -22,14 +22,13 @@ async fn connect(server: &RabbitMq) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// Declares the durable queue `events`.
+/// Declares the quorum queue `events`.
 async fn declare(channel: &Channel) -> lapin::Result<()> {
+    let mut arguments = FieldTable::default();
+    let quorum = AMQPValue::LongString("quorum".into());
+    arguments.insert("x-queue-type".into(), quorum);
     channel
-        .queue_declare(
-            "events".into(),
-            QueueDeclareOptions::durable(),
-            FieldTable::default(),
-        )
+        .queue_declare("events".into(), QueueDeclareOptions::durable(), arguments)
         .await
         .map(drop)
 }
@@ -59,7 +58,7 @@ async fn get(channel: &Channel) -> lapin::Result<Option<BasicGetMessage>> {
 }
 
 #[tokio::test]
-async fn a_durable_queue_keeps_what_was_confirmed_when_rabbitmq_is_killed() {
+async fn a_quorum_queue_keeps_what_was_confirmed_when_rabbitmq_is_killed() {
     if skipped(RabbitMq::missing()) {
         return;
     }
@@ -73,6 +72,7 @@ async fn a_durable_queue_keeps_what_was_confirmed_when_rabbitmq_is_killed() {
     let first = server.pid();
     let folder = folder(first);
 
+    server.written("events").await.unwrap();
     server.kill();
     assert!(!runs(first));
     publish(&channel, "lost").await.unwrap_err();
