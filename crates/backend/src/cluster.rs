@@ -7,15 +7,103 @@
 pub mod backoff;
 pub mod breaker;
 pub mod envelope;
+pub mod generation;
+mod health;
+mod log;
 pub mod migrations;
 pub mod mongo;
+mod publisher;
 pub mod redis;
 pub mod relay;
+mod sequencer;
 pub mod settings;
 pub mod store;
 pub mod topology;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 pub use mongo::Mongo;
 pub use redis::Redis;
 pub use settings::Settings;
 pub use store::Store;
+
+use crate::{Backends, Result};
+use generation::Generations;
+use publisher::Publisher;
+use relay::{ClusterRelay, PodId};
+use sequencer::{Hearing, Sequencer};
+
+/// How often a start is tried again that failed because a server was away.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
+#[doc(hidden)]
+pub async fn open_with(settings: Settings, rest: Backends) -> Result<Backends> {
+    let redis = Redis::new(&settings)?;
+    let mongo = Mongo::new(&settings).await?;
+    let shutdown = CancellationToken::new();
+    tokio::spawn(prepare(mongo.clone(), shutdown.clone()));
+    let generations = Arc::new(Generations::new(
+        redis.clone(),
+        mongo.clone(),
+        settings.clone(),
+    ));
+    let relay = ClusterRelay::new(&settings, redis.clone(), PodId::generate());
+    let sequencer = Arc::new(Sequencer::new());
+    let core = log::Core::new(
+        redis.clone(),
+        Store::new(mongo.clone()),
+        generations,
+        relay.clone(),
+        Arc::clone(&sequencer),
+        settings.clone(),
+    );
+    sequencer.connect(Arc::downgrade(&core), relay.clone());
+    let (outcomes, judged) = mpsc::unbounded_channel();
+    let judge: publisher::Judge = Arc::new(move |generation, placed, outcome| {
+        // The log lives as long as the publisher; at the very end nobody waits.
+        let _ = outcomes.send((generation, placed, outcome));
+    });
+    let publisher = Publisher::start(settings, judge, shutdown.clone());
+    core.start(publisher.clone(), judged, Box::new(|_| {}));
+    relay.start(Arc::new(Hearing(Arc::clone(&sequencer))));
+    tokio::spawn(sweep(sequencer, shutdown.clone()));
+    Ok(Backends {
+        log: Arc::new(log::ClusterLog(Arc::clone(&core))),
+        relay: Arc::new(relay.clone()),
+        health: Arc::new(health::Family {
+            redis,
+            mongo,
+            publisher,
+            relay,
+            core,
+            shutdown,
+        }),
+        ..rest
+    })
+}
+
+/// Makes the database ready, as soon as there is one.
+async fn prepare(mongo: Mongo, shutdown: CancellationToken) {
+    loop {
+        match migrations::migrate(&mongo).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "the database is not ready"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TRY_AGAIN) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn sweep(sequencer: Arc<Sequencer>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(sequencer::SWEEP_EVERY) => sequencer.sweep().await,
+            () = shutdown.cancelled() => return,
+        }
+    }
+}

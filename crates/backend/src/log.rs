@@ -1,5 +1,7 @@
 //! The log of a room: what happened, in one order, for good.
 
+#[cfg(feature = "cluster")]
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -81,4 +83,80 @@ pub trait Log: Send + Sync {
 
     /// Removes a room's events for good. The room's id is never used again.
     async fn forget(&self, room: &RoomId) -> Result<()>;
+}
+
+/// Reactions returned per message,
+pub(crate) const REACTIONS_MAX: usize = 1000;
+/// for all messages of one question,
+pub(crate) const REACTIONS_TOTAL_MAX: usize = 20_000;
+/// and for each of them whatever the others have.
+const REACTIONS_SURE: usize = 100;
+
+/// How many reactions a message may have when `left` are to be given out and `others` come after it.
+pub(crate) fn share_of_reactions(left: usize, others: usize) -> usize {
+    left.saturating_sub(others * REACTIONS_SURE)
+        .clamp(REACTIONS_SURE, REACTIONS_MAX)
+}
+
+/// Of events about messages, ascending, those that [`Log::related`] answers with.
+#[cfg(feature = "cluster")]
+pub(crate) fn within_bounds(events: Vec<Arc<Event>>, targets: &BTreeSet<Seq>) -> Vec<Arc<Event>> {
+    use std::collections::BTreeMap;
+
+    let mut about: BTreeMap<Seq, Vec<Arc<Event>>> = BTreeMap::new();
+    for event in events {
+        if let Some(target) = event.body.target() {
+            about.entry(target).or_default().push(event);
+        }
+    }
+    let mut left = REACTIONS_TOTAL_MAX;
+    let mut found = Vec::new();
+    // People look at the last messages first, and so these choose first.
+    for (others, target) in targets.iter().enumerate().rev() {
+        let mut share = share_of_reactions(left, others);
+        let (mut edits, mut deletes) = (1, 1);
+        for event in about.remove(target).into_iter().flatten().rev() {
+            let of_this_kind = match event.body {
+                EventBody::Edit { .. } => &mut edits,
+                EventBody::Delete { .. } => &mut deletes,
+                _ => &mut share,
+            };
+            if *of_this_kind > 0 {
+                *of_this_kind -= 1;
+                if let EventBody::Reaction { .. } = event.body {
+                    left = left.saturating_sub(1);
+                }
+                found.push(event);
+            }
+        }
+    }
+    found.sort_unstable_by_key(|event| event.seq);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reactions_are_shared_out_within_bounds() {
+        let shares = |targets: usize, wanted: usize| -> Vec<usize> {
+            let mut left = REACTIONS_TOTAL_MAX;
+            let share = |others| {
+                let share = share_of_reactions(left, others).min(wanted);
+                left = left.saturating_sub(share);
+                share
+            };
+            (0..targets).rev().map(share).collect()
+        };
+        assert_eq!(shares(1, 5000), [1000]);
+        assert_eq!(shares(200, 7), [7; 200]);
+        let many = shares(200, 5000);
+        assert_eq!((many[0], many[1], many[199]), (100, 100, 100));
+        assert_eq!(many.iter().sum::<usize>(), REACTIONS_TOTAL_MAX);
+        let some = shares(50, 5000);
+        assert_eq!((some[0], some[49]), (1000, 100));
+        assert!(some.iter().all(|share| *share >= REACTIONS_SURE));
+        assert!(some.iter().sum::<usize>() <= REACTIONS_TOTAL_MAX);
+    }
 }

@@ -191,7 +191,11 @@ impl Redis {
         self.query_in(&session, command).await
     }
 
-    async fn query_in<T: FromRedisValue>(&self, session: &Session, command: &Cmd) -> Result<T> {
+    /// As [`Redis::query`], over a connection that the caller has looked at.
+    ///
+    /// # Errors
+    /// As [`Redis::call`].
+    pub async fn query_in<T: FromRedisValue>(&self, session: &Session, command: &Cmd) -> Result<T> {
         let mut connection = session.connection.clone();
         let answer = command.query_async(&mut connection).await;
         self.judge(session, answer).await
@@ -214,7 +218,11 @@ impl Redis {
         self.query_in::<()>(session, &command).await
     }
 
-    /// Gives up a connection that no longer serves.
+    /// Gives up a connection: the next call makes a new one.
+    pub async fn forget(&self, session: &Session) {
+        self.drop_session(session.number).await;
+    }
+
     async fn drop_session(&self, number: u64) {
         let mut slot = self.inner.session.lock().await;
         if slot.session.as_ref().is_some_and(|s| s.number == number) {

@@ -171,7 +171,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`.
     pub async fn contiguous(&self, room: &RoomId, from: Seq, limit: usize) -> Result<Seq> {
-        let mut mark = number(from).max(self.last_fence(room).await?);
+        let mut mark = number(from).max(number(self.last_fence(room).await?));
         if limit == 0 {
             return seq(mark);
         }
@@ -193,7 +193,10 @@ impl Store {
     }
 
     /// The seq of the newest fence of a room; zero when there is none.
-    async fn last_fence(&self, room: &RoomId) -> Result<i64> {
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn last_fence(&self, room: &RoomId) -> Result<Seq> {
         let fences = doc! { "_id.room": room.as_str(), "body.kind": kind::FENCE };
         let find = self
             .links
@@ -202,7 +205,7 @@ impl Store {
             .projection(Link::fields())
             .max_time(WORK_MAX);
         let fence = self.mongo.run(find).await?;
-        Ok(fence.map_or(0, |link| link.place.seq))
+        seq(fence.map_or(0, |link| link.place.seq))
     }
 
     /// The first stored event at or after a time. Times do not fall within a room.
@@ -250,15 +253,22 @@ impl Store {
         self.mongo.run(find).await
     }
 
-    /// How many messages of others are stored after a place, counted up to `most`.
+    /// How many messages of others are stored in (after, upto], counted up to `most`.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub async fn unread(&self, room: &RoomId, user: &UserId, after: Seq, most: u64) -> Result<u64> {
+    pub async fn unread(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        after: Seq,
+        upto: Seq,
+        most: u64,
+    ) -> Result<u64> {
         if most == 0 {
             return Ok(0);
         }
-        let mut messages = behind(room, after);
+        let mut messages = between(room, after, upto);
         messages.insert("body.kind", kind::MESSAGE);
         messages.insert("from", doc! { "$ne": user.as_str() });
         let count = self
@@ -310,7 +320,11 @@ fn whole(room: &RoomId) -> Bson {
 }
 
 fn behind(room: &RoomId, after: Seq) -> Bson {
-    doc! { "_id": { "$gt": place(room, after), "$lte": place(room, Seq::MAX) } }
+    between(room, after, Seq::MAX)
+}
+
+fn between(room: &RoomId, after: Seq, upto: Seq) -> Bson {
+    doc! { "_id": { "$gt": place(room, after), "$lte": place(room, upto) } }
 }
 
 fn ahead_of(room: &RoomId, before: Seq) -> Bson {

@@ -12,15 +12,8 @@ use super::codec::kind;
 use super::readers::{Reader, Readers};
 use super::rows;
 use super::writer::Writer;
-use crate::log::{Append, Appended, Page};
+use crate::log::{Append, Appended, Page, REACTIONS_TOTAL_MAX, share_of_reactions};
 use crate::{Log, Result};
-
-/// Reactions returned per message,
-const REACTIONS_MAX: usize = 1000;
-/// for all messages of one question,
-const REACTIONS_TOTAL_MAX: usize = 20_000;
-/// and for each of them whatever the others have.
-const REACTIONS_SURE: usize = 100;
 
 /// Events looked at to learn which messages have any about them.
 const WALK_MAX: usize = 1000;
@@ -230,12 +223,6 @@ fn with_related(
     Ok(targets)
 }
 
-/// How many reactions a message may have when `left` are to be given out and `others` come after it.
-fn share_of_reactions(left: usize, others: usize) -> usize {
-    left.saturating_sub(others * REACTIONS_SURE)
-        .clamp(REACTIONS_SURE, REACTIONS_MAX)
-}
-
 /// The number of a room whose log can be read.
 fn room_no(connection: &Connection, room: &RoomId) -> Result<Option<i64>> {
     Ok(connection
@@ -285,31 +272,4 @@ pub(super) fn first_at(connection: &Connection, no: i64, at: Timestamp) -> Resul
         }
     }
     rows::seq(low)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reactions_are_shared_out_within_bounds() {
-        let shares = |targets: usize, wanted: usize| -> Vec<usize> {
-            let mut left = REACTIONS_TOTAL_MAX;
-            let share = |others| {
-                let share = share_of_reactions(left, others).min(wanted);
-                left = left.saturating_sub(share);
-                share
-            };
-            (0..targets).rev().map(share).collect()
-        };
-        assert_eq!(shares(1, 5000), [1000]);
-        assert_eq!(shares(200, 7), [7; 200]);
-        let many = shares(200, 5000);
-        assert_eq!((many[0], many[1], many[199]), (100, 100, 100));
-        assert_eq!(many.iter().sum::<usize>(), REACTIONS_TOTAL_MAX);
-        let some = shares(50, 5000);
-        assert_eq!((some[0], some[49]), (1000, 100));
-        assert!(some.iter().all(|share| *share >= REACTIONS_SURE));
-        assert!(some.iter().sum::<usize>() <= REACTIONS_TOTAL_MAX);
-    }
 }

@@ -7,14 +7,9 @@ use protocol::{Event, EventBody, RoomId, Seq};
 
 use super::document::{kind, number};
 use super::{Store, WORK_MAX, count, driver, indexes};
+use crate::log::{REACTIONS_MAX, REACTIONS_TOTAL_MAX, share_of_reactions};
 use crate::{Error, Result};
 
-/// Reactions returned per message,
-const REACTIONS_MAX: usize = 1000;
-/// for all messages of one question,
-const REACTIONS_TOTAL_MAX: usize = 20_000;
-/// and for each of them whatever the others have.
-const REACTIONS_SURE: usize = 100;
 /// As many events about messages are read at once; where there are more, message by message.
 const AT_ONCE_MAX: usize = 1000;
 
@@ -112,10 +107,4 @@ fn keep_newest(events: &mut Vec<Event>) {
         *number += 1;
         *number <= most
     });
-}
-
-/// How many reactions a message may have when `left` are to be given out and `others` come after it.
-fn share_of_reactions(left: usize, others: usize) -> usize {
-    left.saturating_sub(others * REACTIONS_SURE)
-        .clamp(REACTIONS_SURE, REACTIONS_MAX)
 }

@@ -290,7 +290,9 @@ async fn unread_and_deleted() {
         events[5].body = EventBody::Delete { target: seq(2) };
         insert(store, &events).await;
         let unread = async |name: &str, after, most| {
-            let count = store.unread(&room(), &user(name), seq(after), most).await;
+            let count = store
+                .unread(&room(), &user(name), seq(after), Seq::MAX, most)
+                .await;
             count.expect("a count")
         };
         assert_eq!(unread("alice", 0, 100).await, 3);
@@ -442,7 +444,7 @@ async fn queries_use_indexes() {
             .await
             .unwrap();
         store
-            .unread(&room, &user("bob"), seq(2900), 50)
+            .unread(&room, &user("bob"), seq(2900), Seq::MAX, 50)
             .await
             .unwrap();
         store.is_deleted(&room, seq(7)).await.unwrap();

@@ -1,0 +1,342 @@
+//! Generations: periods in which Redis lost nothing.
+//!
+//! MongoDB holds which generation is open and with which Redis; Redis holds its number; RabbitMQ has one exchange per
+//! generation. Whoever finds that these do not belong together raises the generation: the exchanges of older ones are
+//! deleted first, so that nothing of theirs enters the log any more, whatever a paused process or a former Redis still
+//! believes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use mongodb::bson::{DateTime, doc};
+use mongodb::options::ReturnDocument;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex as AsyncMutex;
+use uuid::Uuid;
+
+use super::redis::{Identity, Session};
+use super::{Mongo, Redis, Settings, topology};
+use crate::{Error, Result};
+
+/// An opening that takes longer was abandoned.
+const OPENING_MAX: Duration = Duration::from_secs(5);
+/// Nodes of a broker cluster agree within this time that an exchange is gone.
+const AGREE: Duration = Duration::from_secs(1);
+/// Exchanges that are deleted below a new generation: openings may have been abandoned before they deleted theirs.
+const OLDER: u64 = 64;
+/// Former Redises that are remembered, so that a process which still reaches one of them does not take it for new.
+const FORMER: usize = 32;
+
+/// The generation in use, over the connection for which it was verified.
+#[derive(Clone)]
+pub struct Open {
+    pub session: Session,
+    pub generation: u64,
+}
+
+/// What this process knows about generations.
+pub struct Generations {
+    redis: Redis,
+    mongo: Mongo,
+    settings: Settings,
+    topology: topology::Topology,
+    /// The generation, and the number of the connection for which it holds.
+    known: Mutex<Option<(u64, u64)>>,
+    /// One finds out for all.
+    finding_out: AsyncMutex<()>,
+    raised: AtomicU64,
+    /// The last one known, for metrics.
+    last: AtomicU64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    #[serde(rename = "_id")]
+    id: String,
+    generation: i64,
+    state: Phase,
+    redis: Ids,
+    /// Who opens it.
+    by: String,
+    since: DateTime,
+    /// The Redises of earlier generations, newest last.
+    former: Vec<Ids>,
+    shards: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Phase {
+    Opening,
+    Open,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Ids {
+    run_id: String,
+    replid: String,
+}
+
+impl From<&Identity> for Ids {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            run_id: identity.run_id.clone(),
+            replid: identity.replid.clone(),
+        }
+    }
+}
+
+const ID: &str = "generation";
+
+impl Generations {
+    #[must_use]
+    pub fn new(redis: Redis, mongo: Mongo, settings: Settings) -> Self {
+        Self {
+            redis,
+            mongo,
+            topology: topology::Topology::new(&settings),
+            settings,
+            known: Mutex::default(),
+            finding_out: AsyncMutex::default(),
+            raised: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// How many this process raised.
+    #[must_use]
+    pub fn raised(&self) -> u64 {
+        self.raised.load(Ordering::Relaxed)
+    }
+
+    /// The last generation that this process knew to be open.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// The key of the generation in Redis.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.redis.key("generation")
+    }
+
+    /// The open generation; found out, or raised, when the connection to Redis is new or something did not fit.
+    ///
+    /// # Errors
+    /// `Unavailable` while one of the three servers is away or another process is opening a generation.
+    pub async fn current(&self) -> Result<Open> {
+        let session = self.redis.session().await?;
+        if let Some(open) = self.fitting(&session) {
+            return Ok(open);
+        }
+        let _one = self.finding_out.lock().await;
+        // Others may have waited for the same.
+        let session = self.redis.session().await?;
+        if let Some(open) = self.fitting(&session) {
+            return Ok(open);
+        }
+        let generation = self.find_out(&session, None).await?;
+        *self.known() = Some((generation, session.number));
+        self.last.store(generation, Ordering::Relaxed);
+        Ok(Open {
+            session,
+            generation,
+        })
+    }
+
+    /// Something did not fit this generation: Redis has another number, or its exchange is gone (`lost_exchange`). What
+    /// holds is found out anew.
+    ///
+    /// # Errors
+    /// As [`Generations::current`].
+    pub async fn doubt(&self, generation: u64, lost_exchange: bool) -> Result<()> {
+        let _one = self.finding_out.lock().await;
+        let known = *self.known();
+        if known.is_some_and(|(now, _)| now > generation) {
+            return Ok(());
+        }
+        *self.known() = None;
+        if lost_exchange {
+            let session = self.redis.session().await?;
+            let generation = self.find_out(&session, Some(generation)).await?;
+            *self.known() = Some((generation, session.number));
+            self.last.store(generation, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<(u64, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fitting(&self, session: &Session) -> Option<Open> {
+        match *self.known() {
+            Some((generation, number)) if number == session.number => Some(Open {
+                session: session.clone(),
+                generation,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Compares what MongoDB, Redis and the caller (`broken`: this generation has lost its exchange) say.
+    async fn find_out(&self, session: &Session, broken: Option<u64>) -> Result<u64> {
+        let own = Ids::from(&session.identity);
+        let Some(record) = self.record().await? else {
+            return self.begin(session).await;
+        };
+        if record.shards != i32::from(self.settings.shards) {
+            return Err(Error::Corrupt(format!(
+                "DARDA_SHARDS is {}, but there is data in {} shards; set it to {}",
+                self.settings.shards, record.shards, record.shards
+            )));
+        }
+        let generation = record.generation.unsigned_abs();
+        if record.state == Phase::Opening {
+            let age = DateTime::now().timestamp_millis() - record.since.timestamp_millis();
+            if age < OPENING_MAX.as_millis() as i64 {
+                return Err(Error::Unavailable {
+                    message: format!("generation {generation} is being opened"),
+                    retry_after: Duration::from_millis(200),
+                });
+            }
+            return self
+                .raise(session, &record, "its opening was abandoned")
+                .await;
+        }
+        if record.former.contains(&own) && record.redis != own {
+            self.redis.forget(session).await;
+            return Err(Error::unavailable(
+                "redis: this is a former primary; another has taken its place",
+            ));
+        }
+        if record.redis != own {
+            return self.raise(session, &record, "another Redis answers").await;
+        }
+        let has: Option<String> = self
+            .redis
+            .query_in(session, ::redis::cmd("GET").arg(self.key()))
+            .await?;
+        if has.as_deref() != Some(generation.to_string().as_str()) {
+            return self.raise(session, &record, "Redis lost its data").await;
+        }
+        if broken == Some(generation) {
+            return self.raise(session, &record, "its exchange is gone").await;
+        }
+        Ok(generation)
+    }
+
+    fn records(&self) -> mongodb::Collection<Record> {
+        self.mongo.collection("generation")
+    }
+
+    async fn record(&self) -> Result<Option<Record>> {
+        let records = self.records();
+        self.mongo.run(records.find_one(doc! { "_id": ID })).await
+    }
+
+    /// The first generation of all.
+    async fn begin(&self, session: &Session) -> Result<u64> {
+        let record = Record {
+            id: ID.to_owned(),
+            generation: 0,
+            state: Phase::Opening,
+            redis: Ids::from(&session.identity),
+            by: Uuid::new_v4().to_string(),
+            since: DateTime::now(),
+            former: Vec::new(),
+            shards: i32::from(self.settings.shards),
+        };
+        let records = self.records();
+        if self
+            .mongo
+            .attempt(records.insert_one(&record))
+            .await?
+            .is_err()
+        {
+            return Err(Error::Unavailable {
+                message: "another process is opening the first generation".to_owned(),
+                retry_after: Duration::from_millis(200),
+            });
+        }
+        self.open(session, &record).await
+    }
+
+    async fn raise(&self, session: &Session, old: &Record, why: &str) -> Result<u64> {
+        let mut former = old.former.clone();
+        if old.redis != Ids::from(&session.identity) {
+            former.push(old.redis.clone());
+        }
+        let excess = former.len().saturating_sub(FORMER);
+        former.drain(..excess);
+        let record = Record {
+            generation: old.generation + 1,
+            state: Phase::Opening,
+            redis: Ids::from(&session.identity),
+            by: Uuid::new_v4().to_string(),
+            since: DateTime::now(),
+            former,
+            ..old.clone()
+        };
+        let unchanged = doc! { "_id": ID, "generation": old.generation, "by": &old.by };
+        let records = self.records();
+        let replace = records
+            .find_one_and_replace(unchanged, &record)
+            .return_document(ReturnDocument::After);
+        if self.mongo.run(replace).await?.is_none() {
+            return Err(Error::Unavailable {
+                message: "another process is opening a generation".to_owned(),
+                retry_after: Duration::from_millis(200),
+            });
+        }
+        tracing::warn!(
+            generation = record.generation,
+            why,
+            "raising the generation: what only the former one knew is looked up where it is stored"
+        );
+        self.raised.fetch_add(1, Ordering::Relaxed);
+        self.open(session, &record).await
+    }
+
+    /// Everything between the record in state `opening` and `open`. In this order: nothing may enter the log through an
+    /// older exchange once the new one can be used.
+    async fn open(&self, session: &Session, record: &Record) -> Result<u64> {
+        let generation = record.generation.unsigned_abs();
+        let connection = topology::connect(&self.settings.rabbitmq, "darda generation").await?;
+        let channel = connection
+            .create_channel()
+            .await
+            .map_err(|e| topology::trouble(&e))?;
+        self.topology.declare(&channel).await?;
+        for older in generation.saturating_sub(OLDER)..generation {
+            self.topology.close_generation(&channel, older).await?;
+        }
+        if generation > 0 {
+            tokio::time::sleep(AGREE).await;
+        }
+        self.topology.open_generation(&channel, generation).await?;
+        let number = generation.to_string();
+        let set: String = self
+            .redis
+            .call_in(session, "log_open", &[self.key()], &[number.as_bytes()])
+            .await?;
+        if set != "ok" {
+            return Err(Error::unavailable("Redis has a newer generation"));
+        }
+        let mine = doc! { "_id": ID, "generation": record.generation, "by": &record.by, "state": "opening" };
+        let records = self.records();
+        let opened = self
+            .mongo
+            .run(records.update_one(mine, doc! { "$set": { "state": "open" } }))
+            .await?;
+        // The connection is only for this; how it ends does not matter.
+        let _ = connection.close(200, "done".into()).await;
+        if opened.matched_count == 0 {
+            return Err(Error::unavailable("another process opened a generation"));
+        }
+        tracing::info!(generation, "open");
+        Ok(generation)
+    }
+}

@@ -1,0 +1,88 @@
+//! How the servers of the family are, and the end of a process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::log::Core;
+use super::publisher::Publisher;
+use super::relay::ClusterRelay;
+use super::{Mongo, Redis};
+use crate::{Dependency, Health};
+
+/// A sign of life takes no longer.
+const SIGN_WITHIN: Duration = Duration::from_millis(900);
+/// What was appended gets this long to be confirmed when the process ends.
+const LAST_CONFIRMS: Duration = Duration::from_secs(4);
+
+pub(super) struct Family {
+    pub redis: Redis,
+    pub mongo: Mongo,
+    pub publisher: Publisher,
+    pub relay: ClusterRelay,
+    pub core: Arc<Core>,
+    pub shutdown: CancellationToken,
+}
+
+#[async_trait]
+impl Health for Family {
+    async fn check(&self) -> Vec<Dependency> {
+        let (redis, mongo) = tokio::join!(
+            tokio::time::timeout(SIGN_WITHIN, self.redis_trouble()),
+            tokio::time::timeout(SIGN_WITHIN, self.mongo_trouble()),
+        );
+        let late = |_| Some("no answer in time".to_owned());
+        let dependency = |name, trouble| Dependency { name, trouble };
+        let broker = self.publisher.trouble().or_else(|| self.relay.trouble());
+        vec![
+            dependency("redis", redis.unwrap_or_else(late)),
+            dependency("rabbitmq", broker),
+            dependency("mongodb", mongo.unwrap_or_else(late)),
+        ]
+    }
+
+    async fn close(&self) {
+        self.core.close();
+        self.shutdown.cancel();
+        if tokio::time::timeout(LAST_CONFIRMS, self.publisher.drained())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                events = self.publisher.waiting(),
+                "not confirmed at the end; whoever reads their rooms next publishes them again"
+            );
+        }
+        self.relay.close().await;
+    }
+}
+
+impl Family {
+    async fn redis_trouble(&self) -> Option<String> {
+        let mut ask = ::redis::cmd("CONFIG");
+        ask.arg("GET").arg("maxmemory-policy");
+        let policy: crate::Result<Vec<String>> = self.redis.query(&ask).await;
+        match policy {
+            Ok(policy) => match policy.get(1).map(String::as_str) {
+                None | Some("noeviction") => None,
+                Some(other) => Some(format!(
+                    "its maxmemory-policy is {other}: it may drop what is not stored yet; set it to noeviction"
+                )),
+            },
+            // Managed servers do not let anybody ask; they answer, and that is a sign of life.
+            Err(crate::Error::Corrupt(_)) => None,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    async fn mongo_trouble(&self) -> Option<String> {
+        let ping = ::mongodb::bson::doc! { "ping": 1 };
+        let answer = self
+            .mongo
+            .run(self.mongo.database().run_command(ping))
+            .await;
+        answer.err().map(|error| error.to_string())
+    }
+}

@@ -1,0 +1,488 @@
+//! Reads: the end of a room from Redis, what is before it from MongoDB, joined by the chain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ::redis::{Pipeline, Value};
+use protocol::{Event, EventBody, RoomId, Seq, Timestamp, UserId};
+
+use super::entry::{self, list, number, place, text};
+use super::{Core, RANGE, Tail};
+use crate::log::{Page, within_bounds};
+use crate::{Error, Result};
+
+/// Events read at once while all that are not stored yet are looked through.
+const SCAN: usize = 1000;
+
+/// What Redis knows of a room.
+enum Fetched {
+    /// Nothing: either all of the room is in MongoDB, or Redis lost it.
+    Cold,
+    /// The room is closed for ever.
+    Gone,
+    Here(Here),
+}
+
+struct Here {
+    generation: u64,
+    /// Redis has every event after it.
+    base: u64,
+    safe: u64,
+    seq: u64,
+    persisted: u64,
+    fence: u64,
+    events: Vec<Arc<Event>>,
+}
+
+/// What MongoDB has after a place.
+struct Stored {
+    events: Vec<Arc<Event>>,
+    /// An event is missing after the last one.
+    ends_at_a_hole: bool,
+}
+
+impl Core {
+    pub(super) async fn read(&self, room: &RoomId, after: u64, limit: usize) -> Result<Page> {
+        let (tail, events) = self.page(room, after, limit).await?;
+        Ok(Page {
+            events,
+            head: place(tail.head)?,
+        })
+    }
+
+    /// The events after a place, and what is known of the end.
+    pub(in crate::cluster) async fn after(
+        &self,
+        room: &RoomId,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Tail, Vec<Arc<Event>>)> {
+        self.page(room, after, limit).await
+    }
+
+    /// The last event, and what is known of the end.
+    pub(in crate::cluster) async fn last(&self, room: &RoomId) -> Result<(Tail, Vec<Arc<Event>>)> {
+        self.page_before(room, Seq::MAX.get(), 1).await
+    }
+
+    /// What is known of the end.
+    pub(in crate::cluster) async fn tail(&self, room: &RoomId) -> Result<Tail> {
+        match self.fetch(room, 0, 0, 0).await? {
+            Fetched::Here(here) => self.tail_of(room, &here).await,
+            Fetched::Gone => Ok(Tail::default()),
+            Fetched::Cold => self.stored_tail(room, Seq::MAX.get()).await,
+        }
+    }
+
+    /// The last seqs that were given out in rooms, zero where Redis knows nothing.
+    pub(in crate::cluster) async fn lasts(&self, rooms: &[RoomId]) -> Result<Vec<u64>> {
+        let mut pipeline = Pipeline::with_capacity(rooms.len());
+        for room in rooms {
+            pipeline
+                .cmd("HGET")
+                .arg(self.redis.room_key(room, "head"))
+                .arg("seq");
+        }
+        let lasts: Vec<Option<u64>> = self.redis.pipeline(&pipeline).await?;
+        Ok(lasts.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    async fn fetch(&self, room: &RoomId, after: u64, limit: usize, before: u64) -> Result<Fetched> {
+        let keys = self.keys(room);
+        let [after, limit, before] = [after, limit as u64, before].map(|number| number.to_string());
+        let answer: Value = self
+            .redis
+            .call(
+                "log_read",
+                &keys[..3],
+                &[after.as_bytes(), limit.as_bytes(), before.as_bytes()],
+            )
+            .await?;
+        let answer = list(&answer)?;
+        match answer.first().map_or(Ok(""), text)? {
+            "cold" => return Ok(Fetched::Cold),
+            "gone" => return Ok(Fetched::Gone),
+            _ => {}
+        }
+        let [
+            _,
+            generation,
+            base,
+            safe,
+            seq,
+            persisted,
+            fence,
+            help,
+            entries,
+        ] = answer
+        else {
+            return Err(Error::Corrupt("redis: a short answer".to_owned()));
+        };
+        if number(help)? > 0
+            && let Some(core) = self.me.upgrade()
+        {
+            tokio::spawn(core.help(room.clone()));
+        }
+        Ok(Fetched::Here(Here {
+            generation: number(generation)?,
+            base: number(base)?,
+            safe: number(safe)?,
+            seq: number(seq)?,
+            persisted: number(persisted)?,
+            fence: number(fence)?,
+            events: entry::events(room, entries)?,
+        }))
+    }
+
+    /// Events as Redis has them, safe or not: only the fence of a room that was just seeded is read like this.
+    pub(super) async fn entry_of_fence(
+        &self,
+        room: &RoomId,
+        fence: u64,
+    ) -> Result<Vec<Arc<Event>>> {
+        let mut command = ::redis::cmd("XRANGE");
+        let id = format!("{fence}-0");
+        command
+            .arg(self.redis.room_key(room, "log"))
+            .arg(&id)
+            .arg(&id);
+        let entries: Value = self.redis.query(&command).await?;
+        entry::events(room, &entries)
+    }
+
+    /// Whether the fence of the room is on its way to MongoDB: what is before it is not complete until it is there.
+    async fn is_closing(&self, room: &RoomId, here: &Here) -> Result<bool> {
+        Ok(here.fence > here.persisted && !self.store.is_stored(room, place(here.fence)?).await?)
+    }
+
+    async fn tail_of(&self, room: &RoomId, here: &Here) -> Result<Tail> {
+        let head = if self.is_closing(room, here).await? {
+            self.stored_tail(room, here.fence).await?.head
+        } else {
+            here.safe
+        };
+        Ok(Tail {
+            seq: here.seq,
+            safe: here.safe,
+            head,
+            generation: here.generation,
+        })
+    }
+
+    /// The end of a room as MongoDB has it, before a place.
+    async fn stored_tail(&self, room: &RoomId, before: u64) -> Result<Tail> {
+        let last = self.store.before(room, place(before)?, 1).await?;
+        let head = last.last().map_or(0, |event| event.seq.get());
+        Ok(Tail {
+            seq: head,
+            safe: head,
+            head,
+            generation: head / RANGE,
+        })
+    }
+
+    async fn page(
+        &self,
+        room: &RoomId,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Tail, Vec<Arc<Event>>)> {
+        let here = match self.fetch(room, after, limit, 0).await {
+            Ok(Fetched::Gone) => return Ok((Tail::default(), Vec::new())),
+            Ok(Fetched::Here(here)) => Some(here),
+            Ok(Fetched::Cold) | Err(Error::Unavailable { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let Some(here) = here else {
+            return self.stored_page(room, after, limit, Seq::MAX.get()).await;
+        };
+        let tail = Tail {
+            seq: here.seq,
+            safe: here.safe,
+            head: here.safe,
+            generation: here.generation,
+        };
+        if after >= here.base && after >= here.fence {
+            return Ok((tail, here.events));
+        }
+        if self.is_closing(room, &here).await? {
+            let (before, events) = self.stored_page(room, after, limit, here.fence).await?;
+            let head = before.head;
+            return Ok((Tail { head, ..tail }, events));
+        }
+        if after >= here.base {
+            return Ok((tail, here.events));
+        }
+        let stored = self.stored(room, after, here.base, limit).await?;
+        let mut events = stored.events;
+        let end = events.last().map_or(after, |event| event.seq.get());
+        if events.len() < limit {
+            let is_whole = end >= here.base || here.fence > here.base;
+            if stored.ends_at_a_hole || !is_whole {
+                return Err(Error::unavailable(
+                    "mongodb: the primary does not have yet what was stored",
+                ));
+            }
+            let room_left = limit - events.len();
+            events.extend(here.events.into_iter().take(room_left));
+        }
+        Ok((tail, events))
+    }
+
+    /// A page of MongoDB alone: what is whole.
+    async fn stored_page(
+        &self,
+        room: &RoomId,
+        after: u64,
+        limit: usize,
+        before: u64,
+    ) -> Result<(Tail, Vec<Arc<Event>>)> {
+        let mut tail = self.stored_tail(room, before).await?;
+        let stored = self.stored(room, after, before - 1, limit).await?;
+        if stored.ends_at_a_hole {
+            let end = stored.events.last().map_or(after, |event| event.seq.get());
+            (tail.head, tail.safe) = (end, end);
+        }
+        Ok((tail, stored.events))
+    }
+
+    /// Events of MongoDB in (after, upto], without a hole. Numbers that are missing before a stored fence were never
+    /// acknowledged; they are shown as voids.
+    async fn stored(&self, room: &RoomId, after: u64, upto: u64, limit: usize) -> Result<Stored> {
+        let mut out: Vec<Arc<Event>> = Vec::new();
+        let mut closed = None;
+        let found = self.store.after(room, place(after)?, limit).await?;
+        let mut end = after;
+        for event in found {
+            let seq = event.seq.get();
+            if seq > upto || out.len() >= limit {
+                break;
+            }
+            let prev = event.prev.map_or(end, Seq::get);
+            if prev > end {
+                if closed.is_none() {
+                    closed = Some(self.store.last_fence(room).await?.get());
+                }
+                if closed.is_none_or(|fence| seq >= fence) {
+                    return Ok(Stored {
+                        events: out,
+                        ends_at_a_hole: true,
+                    });
+                }
+                out.extend(voids(&event, end, prev, limit - out.len())?);
+                if out.len() >= limit {
+                    break;
+                }
+            }
+            end = seq;
+            out.push(Arc::new(event));
+        }
+        Ok(Stored {
+            events: out,
+            ends_at_a_hole: false,
+        })
+    }
+
+    pub(super) async fn read_before(
+        &self,
+        room: &RoomId,
+        before: u64,
+        limit: usize,
+    ) -> Result<Page> {
+        let (tail, events) = self.page_before(room, before, limit).await?;
+        Ok(Page {
+            events,
+            head: place(tail.head)?,
+        })
+    }
+
+    async fn page_before(
+        &self,
+        room: &RoomId,
+        before: u64,
+        limit: usize,
+    ) -> Result<(Tail, Vec<Arc<Event>>)> {
+        let here = match self.fetch(room, 0, limit, before.max(1)).await {
+            Ok(Fetched::Gone) => return Ok((Tail::default(), Vec::new())),
+            Ok(Fetched::Here(here)) => Some(here),
+            Ok(Fetched::Cold) | Err(Error::Unavailable { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let Some(here) = here else {
+            let tail = self.stored_tail(room, Seq::MAX.get()).await?;
+            return Ok((tail, self.stored_before(room, before, limit).await?));
+        };
+        let mut tail = self.tail_of(room, &here).await?;
+        if tail.head < here.safe {
+            // The fence is not stored yet: nothing from it on can be shown.
+            let events = self
+                .stored_before(room, before.min(here.fence), limit)
+                .await?;
+            return Ok((tail, events));
+        }
+        tail.head = here.safe;
+        let mut events = here.events;
+        events.reverse();
+        if events.len() < limit && here.base > 0 && before > 1 {
+            let upto = before.min(here.base + 1);
+            let mut older = self.stored_before(room, upto, limit - events.len()).await?;
+            let end = older.last().map_or(0, |event| event.seq.get());
+            if upto > here.base && end < here.base && here.fence <= here.base {
+                return Err(Error::unavailable(
+                    "mongodb: the primary does not have yet what was stored",
+                ));
+            }
+            older.append(&mut events);
+            events = older;
+        }
+        Ok((tail, events))
+    }
+
+    /// The last events of MongoDB before a place, holes before a stored fence shown as voids.
+    async fn stored_before(
+        &self,
+        room: &RoomId,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>> {
+        let found = self.store.before(room, place(before)?, limit).await?;
+        let mut out: Vec<Arc<Event>> = Vec::with_capacity(found.len());
+        let mut closed = None;
+        for event in found {
+            let end = out.last().map(|event| event.seq.get());
+            if let (Some(end), Some(prev)) = (end, event.prev.map(Seq::get))
+                && prev > end
+            {
+                if closed.is_none() {
+                    closed = Some(self.store.last_fence(room).await?.get());
+                }
+                if closed.is_none_or(|fence| event.seq.get() >= fence) {
+                    return Ok(out);
+                }
+                out.extend(voids(&event, end, prev, limit)?);
+            }
+            out.push(Arc::new(event));
+        }
+        let excess = out.len().saturating_sub(limit);
+        out.drain(..excess);
+        Ok(out)
+    }
+
+    pub(super) async fn head(&self, room: &RoomId) -> Result<Seq> {
+        let head = match self.fetch(room, 0, 0, 0).await {
+            Ok(Fetched::Gone) => 0,
+            Ok(Fetched::Here(here)) => self.tail_of(room, &here).await?.head,
+            Ok(Fetched::Cold) | Err(Error::Unavailable { .. }) => {
+                self.stored_tail(room, Seq::MAX.get()).await?.head
+            }
+            Err(error) => return Err(error),
+        };
+        place(head)
+    }
+
+    /// Up to where MongoDB has all, and the events after that.
+    async fn unstored(&self, room: &RoomId) -> Result<(u64, Vec<Arc<Event>>)> {
+        let here = match self.fetch(room, 0, 0, 0).await {
+            Ok(Fetched::Here(here)) => here,
+            Ok(_) | Err(Error::Unavailable { .. }) => return Ok((Seq::MAX.get(), Vec::new())),
+            Err(error) => return Err(error),
+        };
+        if self.is_closing(room, &here).await? {
+            return Ok((here.fence - 1, Vec::new()));
+        }
+        let mut events: Vec<Arc<Event>> = Vec::new();
+        let mut at = here.persisted;
+        while at < here.safe {
+            let Fetched::Here(more) = self.fetch(room, at, SCAN, 0).await? else {
+                break;
+            };
+            let Some(last) = more.events.last() else {
+                break;
+            };
+            // Meanwhile these may have been stored and trimmed; then MongoDB has them, and they count there.
+            if more.base > at {
+                return Box::pin(self.unstored(room)).await;
+            }
+            at = last.seq.get();
+            events.extend(more.events);
+        }
+        Ok((here.persisted, events))
+    }
+
+    pub(super) async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>> {
+        let targets: BTreeSet<Seq> = targets.iter().copied().collect();
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        // First what is not stored: what is stored meanwhile is then found twice rather than not at all.
+        let (_, unstored) = self.unstored(room).await?;
+        if matches!(self.fetch(room, 0, 0, 0).await, Ok(Fetched::Gone)) {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<Seq> = targets.iter().copied().collect();
+        let mut found: BTreeMap<Seq, Arc<Event>> = BTreeMap::new();
+        for event in self.store.related(room, &wanted).await? {
+            found.insert(event.seq, Arc::new(event));
+        }
+        for event in unstored {
+            if event.body.target().is_some_and(|of| targets.contains(&of)) {
+                found.insert(event.seq, event);
+            }
+        }
+        Ok(within_bounds(found.into_values().collect(), &targets))
+    }
+
+    pub(super) async fn first_at(&self, room: &RoomId, at: Timestamp) -> Result<Seq> {
+        let (persisted, unstored) = self.unstored(room).await?;
+        if let Some(seq) = self.store.first_at(room, at).await?
+            && seq.get() <= persisted
+        {
+            return Ok(seq);
+        }
+        if let Some(event) = unstored.iter().find(|event| event.at >= at) {
+            return Ok(event.seq);
+        }
+        Ok(self.head(room).await?.next())
+    }
+
+    pub(super) async fn unread(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        after: u64,
+        most: u64,
+    ) -> Result<u64> {
+        let (persisted, unstored) = self.unstored(room).await?;
+        let stored = if after < persisted {
+            let (after, upto) = (place(after)?, place(persisted)?);
+            self.store.unread(room, user, after, upto, most).await?
+        } else {
+            0
+        };
+        let more = unstored
+            .iter()
+            .filter(|event| event.seq.get() > after)
+            .filter(|event| matches!(event.body, EventBody::Message { .. }))
+            .filter(|event| event.from.as_ref() != Some(user))
+            .count() as u64;
+        Ok((stored + more).min(most))
+    }
+}
+
+/// The numbers in (end, prev], which hold nothing.
+fn voids(before: &Event, end: u64, prev: u64, most: usize) -> Result<Vec<Arc<Event>>> {
+    (end + 1..=prev)
+        .take(most)
+        .map(|seq| {
+            Ok(Arc::new(Event {
+                room: before.room.clone(),
+                seq: place(seq)?,
+                prev: Some(place(seq - 1)?),
+                at: before.at,
+                from: None,
+                id: None,
+                body: EventBody::Void {},
+            }))
+        })
+        .collect()
+}

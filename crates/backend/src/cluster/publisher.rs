@@ -1,0 +1,560 @@
+//! Publishes events into the shard queues and says what became of each.
+//!
+//! One connection, one channel with confirms. What waits for the same generation and shard travels in one envelope. While
+//! the broker is away events wait here, and are published again on the next connection: everything behind the broker
+//! is idempotent.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use protocol::Event;
+use rand::RngExt as _;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Breaker;
+use super::topology::{self, Topology};
+use super::{Settings, envelope};
+use crate::{Error, Result};
+
+/// Events that may wait for the broker, over all rooms.
+const WAITING_MAX: usize = 50_000;
+/// Envelopes of one shard on their way at once. Few, so that what comes meanwhile shares the next one.
+const PER_WAY: usize = 2;
+/// The broker takes an envelope within this time, unless it blocks publishers or is stopped.
+const SEND_WITHIN: Duration = Duration::from_secs(1);
+/// A confirm that does not come within this time means that the connection is dead.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// The first pause before connecting again, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What became of events of one generation.
+#[derive(Debug)]
+pub enum Outcome {
+    /// They are in their shard queue, for good.
+    Confirmed,
+    /// They are not, and never will be by this publish: the exchange or its binding is gone.
+    Unroutable,
+    /// Not now: the queue is full.
+    Full,
+}
+
+/// An event that has its place.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub event: Arc<Event>,
+    /// The pods that have its room.
+    pub pods: Arc<[String]>,
+}
+
+/// Takes what became of events. Called by the publisher's task; must not block.
+pub type Judge = Arc<dyn Fn(u64, Vec<Placed>, Outcome) + Send + Sync>;
+
+struct Job {
+    generation: u64,
+    placed: Placed,
+}
+
+/// A handle on the publisher; cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    jobs: mpsc::UnboundedSender<Job>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    waiting: AtomicUsize,
+    blocked: AtomicBool,
+    /// Generations below this one are over: their events are not published again.
+    floor: AtomicU64,
+    breaker: Breaker,
+    drained: Notify,
+}
+
+impl Publisher {
+    /// Starts the publisher; it ends with the token, after what waits was confirmed or `CONFIRM_WITHIN` is over.
+    #[must_use]
+    pub fn start(settings: Settings, judge: Judge, shutdown: CancellationToken) -> Self {
+        // Bounded by `admit`, so that a push never waits.
+        let (jobs, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            waiting: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
+            floor: AtomicU64::new(0),
+            breaker: Breaker::new("rabbitmq"),
+            drained: Notify::new(),
+        });
+        let run = Run {
+            topology: Topology::new(&settings),
+            settings,
+            judge,
+            shared: Arc::clone(&shared),
+            jobs: receiver,
+            waiting: HashMap::new(),
+            order: VecDeque::new(),
+        };
+        tokio::spawn(run.run(shutdown));
+        Self { jobs, shared }
+    }
+
+    /// Whether another event can be taken, before it gets a place in a log.
+    ///
+    /// # Errors
+    /// `Unavailable` while the broker is away or blocks publishers; `Overloaded` when too much waits.
+    pub fn admit(&self) -> Result<()> {
+        if self.shared.blocked.load(Ordering::Relaxed) {
+            return Err(Error::unavailable(
+                "rabbitmq: publishing is blocked (the broker is short of memory or disk)",
+            ));
+        }
+        if self.shared.breaker.is_open() {
+            let why = self.shared.breaker.trouble().unwrap_or_default();
+            return Err(Error::unavailable(format!("rabbitmq is away: {why}")));
+        }
+        if self.shared.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            return Err(Error::overloaded("too many events wait for the broker"));
+        }
+        Ok(())
+    }
+
+    /// Publishes an event that has its place.
+    pub fn publish(&self, generation: u64, placed: Placed) {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.jobs.send(Job { generation, placed }).is_err() {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Events of generations below this one are not published any more: their exchanges are gone.
+    pub fn raise_floor(&self, generation: u64) {
+        self.shared.floor.fetch_max(generation, Ordering::Relaxed);
+    }
+
+    /// How the broker is, as this connection finds it.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        if self.shared.blocked.load(Ordering::Relaxed) {
+            return Some(
+                "publishing is blocked (the broker is short of memory or disk)".to_owned(),
+            );
+        }
+        self.shared.breaker.trouble()
+    }
+
+    /// Events that are not confirmed.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing waits.
+    pub async fn drained(&self) {
+        loop {
+            let drained = self.shared.drained.notified();
+            if self.waiting() == 0 {
+                return;
+            }
+            drained.await;
+        }
+    }
+}
+
+/// One kind of envelope: generation and shard.
+type Way = (u64, u16);
+
+struct Run {
+    settings: Settings,
+    topology: Topology,
+    judge: Judge,
+    shared: Arc<Shared>,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    waiting: HashMap<Way, VecDeque<Placed>>,
+    /// Ways with something waiting, in turn.
+    order: VecDeque<Way>,
+}
+
+/// Why a connection is given up.
+enum End {
+    Shutdown,
+    Lost(String),
+}
+
+/// An envelope on its way.
+struct Flying {
+    way: Way,
+    events: Vec<Placed>,
+    since: Instant,
+    confirm: PublisherConfirm,
+}
+
+struct Landed {
+    way: Way,
+    events: Vec<Placed>,
+    answer: lapin::Result<Confirmation>,
+}
+
+impl Future for Flying {
+    type Output = Landed;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
+        let answer = ready!(Pin::new(&mut self.confirm).poll(cx));
+        Poll::Ready(Landed {
+            way: self.way,
+            events: std::mem::take(&mut self.events),
+            answer,
+        })
+    }
+}
+
+/// A connection in use.
+struct Link {
+    connection: Connection,
+    /// A channel per generation: an exchange that is gone costs the channel.
+    channels: HashMap<u64, Channel>,
+    flight: FuturesUnordered<Flying>,
+    flying: HashMap<Way, usize>,
+}
+
+impl Link {
+    async fn channel(&mut self, generation: u64) -> Result<Channel> {
+        if let Some(channel) = self.channels.get(&generation) {
+            return Ok(channel.clone());
+        }
+        let channel = self
+            .connection
+            .create_channel()
+            .await
+            .map_err(|e| topology::trouble(&e))?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .map_err(|e| topology::trouble(&e))?;
+        self.channels.insert(generation, channel.clone());
+        Ok(channel)
+    }
+}
+
+impl Run {
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let begun = Instant::now();
+            match self.connection(&shutdown).await {
+                End::Shutdown => return,
+                End::Lost(why) => {
+                    tracing::debug!(why, "the publisher's connection ended");
+                    self.shared.breaker.failed(why);
+                }
+            }
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            let jitter = rand::rng().random_range(0.5..1.0);
+            tokio::select! {
+                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+                () = shutdown.cancelled() => if self.nothing_waits() { return },
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn nothing_waits(&self) -> bool {
+        self.order.is_empty() && self.jobs.is_empty()
+    }
+
+    async fn connection(&mut self, shutdown: &CancellationToken) -> End {
+        let connecting = connect(&self.settings, &self.topology);
+        let connection = tokio::select! {
+            connected = connecting => match connected {
+                Ok(connection) => connection,
+                Err(error) => return End::Lost(error.to_string()),
+            },
+            () = shutdown.cancelled(), if self.nothing_waits() => return End::Shutdown,
+        };
+        self.shared.breaker.succeeded();
+        let mut link = Link {
+            connection,
+            channels: HashMap::new(),
+            flight: FuturesUnordered::new(),
+            flying: HashMap::new(),
+        };
+        let end = self.serve(&mut link, shutdown).await;
+        self.shared.blocked.store(false, Ordering::Relaxed);
+        // What is not confirmed is published again, first.
+        for flying in link.flight {
+            self.put_back(flying.way, flying.events);
+        }
+        if matches!(end, End::Shutdown) {
+            // How it ends no longer matters.
+            let _ = link.connection.close(200, "done".into()).await;
+        }
+        end
+    }
+
+    async fn serve(&mut self, link: &mut Link, shutdown: &CancellationToken) -> End {
+        let mut news = Box::pin(link.connection.events_listener());
+        let mut look = tokio::time::interval(Duration::from_millis(500));
+        let mut batch = Vec::new();
+        let mut blocked = false;
+        loop {
+            if !blocked && let Err(error) = self.send_what_waits(link).await {
+                return End::Lost(error.to_string());
+            }
+            if shutdown.is_cancelled() && self.nothing_waits() && link.flight.is_empty() {
+                return End::Shutdown;
+            }
+            tokio::select! {
+                count = self.jobs.recv_many(&mut batch, envelope::EVENTS_MAX) => {
+                    for job in batch.drain(..) {
+                        self.wait(job);
+                    }
+                    if count == 0 {
+                        // Every handle is gone: nothing will come any more.
+                        if link.flight.is_empty() && self.order.is_empty() {
+                            return End::Shutdown;
+                        }
+                        look.tick().await;
+                    }
+                }
+                Some(landed) = link.flight.next() => {
+                    if let Err(why) = self.landed(link, landed) {
+                        return End::Lost(why);
+                    }
+                }
+                Some(event) = news.next() => match event {
+                    lapin::Event::ConnectionBlocked(why) => {
+                        tracing::warn!(why, "rabbitmq blocks publishers");
+                        blocked = true;
+                        self.shared.blocked.store(true, Ordering::Relaxed);
+                    }
+                    lapin::Event::ConnectionUnblocked => {
+                        tracing::info!("rabbitmq takes messages again");
+                        blocked = false;
+                        self.shared.blocked.store(false, Ordering::Relaxed);
+                    }
+                    lapin::Event::Error(error) if !link.connection.status().connected() => {
+                        return End::Lost(error.to_string());
+                    }
+                    _ => {}
+                },
+                _ = look.tick() => {
+                    if !link.connection.status().connected() {
+                        return End::Lost("the connection was closed".to_owned());
+                    }
+                    let late = link.flight.iter().any(|flying| flying.since.elapsed() > CONFIRM_WITHIN);
+                    if late && !blocked {
+                        return End::Lost("no confirm in time".to_owned());
+                    }
+                }
+                () = shutdown.cancelled(), if !shutdown.is_cancelled() => {}
+            }
+        }
+    }
+
+    fn wait(&mut self, job: Job) {
+        let way = (
+            job.generation,
+            envelope::shard(&job.placed.event.room, self.topology.shards),
+        );
+        let queue = self.waiting.entry(way).or_default();
+        if queue.is_empty() {
+            self.order.push_back(way);
+        }
+        queue.push_back(job.placed);
+    }
+
+    fn put_back(&mut self, way: Way, events: Vec<Placed>) {
+        let queue = self.waiting.entry(way).or_default();
+        if queue.is_empty() {
+            self.order.push_back(way);
+        }
+        for event in events.into_iter().rev() {
+            queue.push_front(event);
+        }
+    }
+
+    /// Sends envelopes while few enough are on their way: what comes meanwhile gathers for the next ones.
+    async fn send_what_waits(&mut self, link: &mut Link) -> Result<()> {
+        let floor = self.shared.floor.load(Ordering::Relaxed);
+        for _ in 0..self.order.len() {
+            let Some(way) = self.order.pop_front() else {
+                break;
+            };
+            if way.0 < floor {
+                let events = self.waiting.remove(&way).unwrap_or_default();
+                self.judged(way.0, events.into(), Outcome::Unroutable);
+                continue;
+            }
+            if link.flying.get(&way).copied().unwrap_or_default() >= PER_WAY {
+                self.order.push_back(way);
+                continue;
+            }
+            let (events, body) = self.take(way);
+            if self.waiting.contains_key(&way) {
+                self.order.push_back(way);
+            }
+            if let Err(error) = self.send(link, way, &events, &body).await {
+                self.put_back(way, events);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &mut self,
+        link: &mut Link,
+        way: Way,
+        events: &[Placed],
+        body: &[u8],
+    ) -> Result<()> {
+        let (generation, shard) = way;
+        let sending = async {
+            let channel = link.channel(generation).await?;
+            channel
+                .basic_publish(
+                    self.topology.persist_exchange(generation).into(),
+                    shard.to_string().into(),
+                    BasicPublishOptions {
+                        mandatory: true,
+                        ..BasicPublishOptions::default()
+                    },
+                    body,
+                    properties(),
+                )
+                .await
+                .map_err(|e| topology::trouble(&e))
+        };
+        let sent = tokio::time::timeout(SEND_WITHIN, sending).await;
+        let confirm = match sent {
+            Ok(Ok(confirm)) => confirm,
+            Ok(Err(error)) if !link.connection.status().connected() => return Err(error),
+            Ok(Err(_)) => {
+                // Only this channel: its exchange is gone, or was when the last envelope came.
+                link.channels.remove(&generation);
+                self.unroutable(generation, events.to_vec());
+                return Ok(());
+            }
+            Err(_) => return Err(Error::unavailable("the broker takes no more bytes")),
+        };
+        *link.flying.entry(way).or_default() += 1;
+        link.flight.push(Flying {
+            way,
+            events: events.to_vec(),
+            since: Instant::now(),
+            confirm,
+        });
+        Ok(())
+    }
+
+    /// The next envelope of a way.
+    fn take(&mut self, way: Way) -> (Vec<Placed>, Vec<u8>) {
+        let (mut events, mut body) = (Vec::new(), Vec::new());
+        if let Some(queue) = self.waiting.get_mut(&way) {
+            while events.len() < envelope::EVENTS_MAX && body.len() < envelope::BYTES_MAX {
+                let Some(placed) = queue.pop_front() else {
+                    break;
+                };
+                envelope::push(&mut body, &placed.event);
+                events.push(placed);
+            }
+            if queue.is_empty() {
+                self.waiting.remove(&way);
+            }
+        }
+        (events, body)
+    }
+
+    fn landed(&mut self, link: &mut Link, landed: Landed) -> std::result::Result<(), String> {
+        let Landed {
+            way,
+            events,
+            answer,
+        } = landed;
+        if let Some(count) = link.flying.get_mut(&way) {
+            *count -= 1;
+            if *count == 0 {
+                link.flying.remove(&way);
+            }
+        }
+        match answer {
+            Ok(Confirmation::Ack(None)) => self.judged(way.0, events, Outcome::Confirmed),
+            Ok(Confirmation::Ack(Some(_))) => self.unroutable(way.0, events),
+            Ok(Confirmation::Nack(_)) => self.judged(way.0, events, Outcome::Full),
+            Ok(Confirmation::NotRequested) => {
+                self.put_back(way, events);
+                return Err("the broker does not confirm".to_owned());
+            }
+            Err(error) if !link.connection.status().connected() => {
+                self.put_back(way, events);
+                return Err(error.to_string());
+            }
+            Err(error) => {
+                tracing::debug!(%error, generation = way.0, "a channel was closed");
+                link.channels.remove(&way.0);
+                self.unroutable(way.0, events);
+            }
+        }
+        Ok(())
+    }
+
+    /// Events of a generation whose exchange is gone, with what else waits for it.
+    fn unroutable(&mut self, generation: u64, mut events: Vec<Placed>) {
+        let ways: Vec<Way> = self
+            .waiting
+            .keys()
+            .copied()
+            .filter(|way| way.0 == generation)
+            .collect();
+        for way in ways {
+            self.order.retain(|other| *other != way);
+            events.extend(self.waiting.remove(&way).unwrap_or_default());
+        }
+        self.judged(generation, events, Outcome::Unroutable);
+    }
+
+    fn judged(&self, generation: u64, events: Vec<Placed>, outcome: Outcome) {
+        if self
+            .shared
+            .waiting
+            .fetch_sub(events.len(), Ordering::Relaxed)
+            == events.len()
+        {
+            self.shared.drained.notify_waiters();
+        }
+        (self.judge)(generation, events, outcome);
+    }
+}
+
+async fn connect(settings: &Settings, topology: &Topology) -> Result<Connection> {
+    let connection = topology::connect(&settings.rabbitmq, "darda publisher").await?;
+    let channel = connection
+        .create_channel()
+        .await
+        .map_err(|e| topology::trouble(&e))?;
+    topology.declare(&channel).await?;
+    // Only for the declarations.
+    let _ = channel.close(200, "declared".into()).await;
+    Ok(connection)
+}
+
+fn properties() -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(
+        envelope::VERSION_HEADER.into(),
+        AMQPValue::LongUInt(envelope::VERSION),
+    );
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type(envelope::CONTENT_TYPE.into())
+        .with_headers(headers)
+}

@@ -1,0 +1,71 @@
+//! The promises of the cluster family, over real servers.
+#![cfg(feature = "cluster")]
+
+use backend::Backends;
+use backend::cluster::Settings;
+use backend::cluster::settings::Endpoint;
+
+fn endpoint(variable: &str) -> Endpoint {
+    Endpoint {
+        url: std::env::var(variable).unwrap(),
+        verify: true,
+        ca_file: None,
+    }
+}
+
+fn settings() -> Settings {
+    let namespace = format!("t-{}", uuid::Uuid::now_v7().simple());
+    Settings {
+        redis: endpoint("DARDA_TEST_REDIS_URL"),
+        rabbitmq: endpoint("DARDA_TEST_RABBITMQ_URL"),
+        mongodb: endpoint("DARDA_TEST_MONGODB_URI"),
+        namespace: namespace[..20].to_owned() + &namespace[26..],
+        shards: 2,
+        backlog_max: 100_000,
+    }
+}
+
+async fn with_family(run: impl AsyncFnOnce(&Backends)) {
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = backend::open(backend::Config::Embedded {
+        data_dir: folder.path().into(),
+    })
+    .await
+    .unwrap();
+    let family = backend::cluster::open_with(settings(), embedded.clone())
+        .await
+        .unwrap();
+    run(&family).await;
+    family.health.close().await;
+    embedded.health.close().await;
+}
+
+mod log {
+    macro_rules! promises {
+        ($($promise:ident),+) => {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $promise() {
+                super::with_family(async |family: &backend::Backends| {
+                    backend::conformance::log::$promise(family).await;
+                }).await;
+            })+
+        };
+    }
+    promises!(
+        order_and_chain,
+        idempotence,
+        pages_without_holes,
+        pages_before,
+        heads,
+        related_events,
+        edits_and_deletes_are_not_hidden,
+        deleted_messages_stay_deleted,
+        places_by_time,
+        unread_messages,
+        forgotten_rooms,
+        readers_see_prefixes,
+        relay_follows_the_chain,
+        only_acts_are_appended,
+        one_task_keeps_its_order
+    );
+}
