@@ -5,21 +5,21 @@ use backend::Backends;
 use backend::cluster::Settings;
 use backend::cluster::settings::Endpoint;
 
-fn endpoint(variable: &str) -> Endpoint {
+fn endpoint(url: &str) -> Endpoint {
     Endpoint {
-        url: std::env::var(variable).unwrap(),
+        url: url.to_owned(),
         verify: true,
         ca_file: None,
     }
 }
 
-fn settings() -> Settings {
-    let namespace = format!("t-{}", uuid::Uuid::now_v7().simple());
+async fn settings() -> Settings {
+    let servers = testbed::shared().await;
     Settings {
-        redis: endpoint("DARDA_TEST_REDIS_URL"),
-        rabbitmq: endpoint("DARDA_TEST_RABBITMQ_URL"),
-        mongodb: endpoint("DARDA_TEST_MONGODB_URI"),
-        namespace: namespace[..20].to_owned() + &namespace[26..],
+        redis: endpoint(&servers.redis_url),
+        rabbitmq: endpoint(&servers.rabbitmq_url),
+        mongodb: endpoint(&servers.mongodb_uri),
+        namespace: testbed::namespace(),
         shards: 2,
         backlog_max: 100_000,
     }
@@ -32,7 +32,7 @@ async fn with_family(run: impl AsyncFnOnce(&Backends)) {
     })
     .await
     .unwrap();
-    let family = backend::cluster::open_with(settings(), embedded.clone())
+    let family = backend::cluster::open_with(settings().await, embedded.clone())
         .await
         .unwrap();
     run(&family).await;
