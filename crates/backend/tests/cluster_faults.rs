@@ -1,0 +1,335 @@
+//! The log of the cluster family while its servers break. Each test has servers of its own.
+#![cfg(feature = "cluster")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backend::cluster::settings::Endpoint;
+use backend::cluster::topology::{self, Topology};
+use backend::cluster::{Mongo, Settings, Store, envelope};
+use backend::log::{Append, Appended};
+use backend::{Backends, Error};
+use futures_util::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, ExchangeDeleteOptions};
+use lapin::types::FieldTable;
+use protocol::{Event, EventBody, MessageId, RoomId, Seq, UserId};
+use testbed::{Data, Proxy, RabbitMq, Redis, RedisOptions};
+
+/// Longer than an honest outage lets anybody wait.
+const ANSWER: Duration = Duration::from_millis(2200);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Stage {
+    redis: Redis,
+    rabbitmq: RabbitMq,
+    settings: Settings,
+}
+
+fn endpoint(url: String) -> Endpoint {
+    Endpoint {
+        url,
+        verify: true,
+        ca_file: None,
+    }
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let (redis, rabbitmq) =
+            tokio::try_join!(Redis::start(RedisOptions::default()), RabbitMq::start()).unwrap();
+        let settings = Settings {
+            redis: endpoint(redis.url()),
+            rabbitmq: endpoint(rabbitmq.url()),
+            mongodb: endpoint(testbed::shared().await.mongodb_uri.clone()),
+            namespace: testbed::namespace(),
+            shards: 2,
+            backlog_max: 100_000,
+        };
+        let stage = Self {
+            redis,
+            rabbitmq,
+            settings,
+        };
+        tokio::spawn(store(stage.settings.clone()));
+        stage
+    }
+
+    async fn pod(&self) -> Pod {
+        self.pod_with(self.settings.clone()).await
+    }
+
+    async fn pod_with(&self, settings: Settings) -> Pod {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().to_owned();
+        let embedded = backend::open(backend::Config::Embedded { data_dir })
+            .await
+            .unwrap();
+        let family = backend::cluster::open_with(settings, embedded)
+            .await
+            .unwrap();
+        Pod {
+            family,
+            _folder: folder,
+        }
+    }
+}
+
+/// Stores what is in the shard queues, as long as the runtime lives.
+async fn store(settings: Settings) {
+    let mongo = Mongo::new(&settings).await.unwrap();
+    let store = Store::new(mongo);
+    let topology = Topology::new(&settings);
+    loop {
+        let _ = consume(&settings, &topology, &store).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn consume(
+    settings: &Settings,
+    topology: &Topology,
+    store: &Store,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let connection = topology::connect(&settings.rabbitmq, "test").await?;
+    let channel = connection.create_channel().await?;
+    topology.declare(&channel).await?;
+    let mut deliveries = futures_util::stream::SelectAll::new();
+    for shard in 0..settings.shards {
+        let queue = topology.shard_queue(shard);
+        let options = BasicConsumeOptions::default();
+        let consumer = channel
+            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+            .await?;
+        deliveries.push(consumer);
+    }
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery?;
+        let events: Vec<Event> = envelope::decode(&delivery.data)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|broken| broken.reason)?;
+        let inserted = store.insert(&events).await?;
+        assert!(inserted.violations.is_empty(), "{:?}", inserted.violations);
+        delivery.ack(Default::default()).await?;
+    }
+    Ok(())
+}
+
+struct Pod {
+    family: Backends,
+    _folder: tempfile::TempDir,
+}
+
+fn room(id: &str) -> RoomId {
+    RoomId::parse(id).unwrap()
+}
+
+fn message(id: &str, text: &str) -> Append {
+    Append {
+        room: room(id),
+        from: UserId::parse("alice").unwrap(),
+        id: MessageId::generate(),
+        body: EventBody::Message {
+            text: text.to_owned(),
+            reply_to: None,
+            meta: None,
+        },
+    }
+}
+
+impl Pod {
+    /// One try, which must be answered in time.
+    async fn append_once(&self, append: &Append) -> Result<Appended, Error> {
+        let begun = Instant::now();
+        let answer = self.family.log.append(append.clone()).await;
+        assert!(
+            begun.elapsed() < ANSWER,
+            "{:?}: {answer:?}",
+            begun.elapsed()
+        );
+        answer
+    }
+
+    /// As a client does: again, with the same id, until there is an answer.
+    async fn append(&self, append: &Append) -> Appended {
+        let begun = Instant::now();
+        loop {
+            match self.append_once(append).await {
+                Ok(appended) => return appended,
+                Err(Error::Unavailable { .. } | Error::Overloaded { .. })
+                    if begun.elapsed() < PATIENCE =>
+                {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => panic!("after {:?}: {error}", begun.elapsed()),
+            }
+        }
+    }
+
+    async fn all(&self, id: &str) -> Vec<Arc<Event>> {
+        let mut events: Vec<Arc<Event>> = Vec::new();
+        loop {
+            let after = events.last().map_or(Seq::ZERO, |event| event.seq);
+            let page = self.family.log.read(&room(id), after, 1000).await.unwrap();
+            if page.events.is_empty() {
+                return events;
+            }
+            for event in page.events {
+                let end = events.last().map_or(Seq::ZERO, |event| event.seq);
+                assert!(
+                    event.prev.is_none_or(|prev| prev == end),
+                    "a hole: {event:?}"
+                );
+                events.push(event);
+            }
+        }
+    }
+
+    /// Waits until the log of a room holds as many messages.
+    async fn messages(&self, id: &str, count: usize) -> Vec<Arc<Event>> {
+        let begun = Instant::now();
+        loop {
+            let mut events = self.all(id).await;
+            events.retain(|event| matches!(event.body, EventBody::Message { .. }));
+            if events.len() >= count {
+                assert_eq!(events.len(), count, "each once");
+                return events;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{} of {count}", events.len());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn close(self) {
+        self.family.health.close().await;
+    }
+}
+
+/// Appends many at once and answers with what was acknowledged.
+async fn load(pod: &Pod, id: &str, count: usize) -> Vec<(Append, Appended)> {
+    let appends: Vec<_> = (0..count).map(|n| message(id, &n.to_string())).collect();
+    let acks =
+        futures_util::future::join_all(appends.iter().map(|append| pod.append(append))).await;
+    appends.into_iter().zip(acks).collect()
+}
+
+/// Every acknowledged event is where the acknowledgement said, once.
+fn assert_kept(events: &[Arc<Event>], acked: &[(Append, Appended)]) {
+    for (append, appended) in acked {
+        let found: Vec<_> = events
+            .iter()
+            .filter(|event| event.id == Some(append.id))
+            .collect();
+        assert_eq!(found.len(), 1, "{append:?}");
+        assert_eq!(*found[0], appended.event);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_dead_pod_did_not_publish_is_published_by_whoever_meets_it() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(stage.rabbitmq.addr()).await.unwrap();
+    let mut settings = stage.settings.clone();
+    settings.rabbitmq = endpoint(proxy.through(&stage.rabbitmq.url()));
+    let (a, b) = (stage.pod_with(settings).await, stage.pod().await);
+    let acked = load(&a, "general", 5).await;
+    proxy.cut().await;
+    let lost = message("general", "between append and publish");
+    let refused = a.append_once(&lost).await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    drop(a);
+
+    let other = b.append(&message("general", "after it")).await;
+    let again = b.append(&lost).await;
+    let events = b.messages("general", 7).await;
+    assert_kept(&events, &acked);
+    assert!(events.contains(&other.event) && events.contains(&again.event));
+    b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_redis_that_lost_everything_is_fenced_off() {
+    let stage = Stage::new().await;
+    let (a, b) = (stage.pod().await, stage.pod().await);
+    let mut acked = load(&a, "general", 30).await;
+    acked.extend(load(&b, "general", 30).await);
+    stage.redis.kill();
+    stage.redis.restart(Data::Wiped).await.unwrap();
+    let before = acked[7].clone();
+    for pod in [&a, &b] {
+        acked.extend(load(pod, "general", 30).await);
+        let again = pod.append(&before.0).await;
+        assert!(again.duplicate);
+        assert_eq!(
+            again.event, before.1.event,
+            "every retry gets the first answer"
+        );
+    }
+    let events = b.messages("general", 120).await;
+    assert_kept(&events, &acked);
+    let all = a.all("general").await;
+    let fences = all.iter().filter(|event| event.body == EventBody::Fence {});
+    assert_eq!(fences.count(), 1);
+    a.close().await;
+    b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_flush_is_noticed_by_the_next_call() {
+    let stage = Stage::new().await;
+    let pod = stage.pod().await;
+    let mut acked = load(&pod, "general", 20).await;
+    let client = redis::Client::open(stage.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("FLUSHALL")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    acked.extend(load(&pod, "general", 20).await);
+    assert_kept(&pod.messages("general", 40).await, &acked);
+    pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_exchange_that_somebody_deletes_is_replaced_by_the_next_generation() {
+    let stage = Stage::new().await;
+    let pod = stage.pod().await;
+    let mut acked = load(&pod, "general", 20).await;
+    let topology = Topology::new(&stage.settings);
+    let connection = topology::connect(&stage.settings.rabbitmq, "test")
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .exchange_delete(
+            topology.persist_exchange(0).into(),
+            ExchangeDeleteOptions::default(),
+        )
+        .await
+        .unwrap();
+    acked.extend(load(&pod, "general", 20).await);
+    assert_kept(&pod.messages("general", 40).await, &acked);
+    pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_dies_delays_and_loses_nothing() {
+    let stage = Stage::new().await;
+    let pod = stage.pod().await;
+    let mut acked = load(&pod, "general", 20).await;
+    stage.rabbitmq.kill();
+    let lost = message("general", "while it is away");
+    let refused = pod.append_once(&lost).await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
+    stage.rabbitmq.restart(Data::Kept).await.unwrap();
+    acked.push((lost.clone(), pod.append(&lost).await));
+    acked.extend(load(&pod, "general", 20).await);
+    assert_kept(&pod.messages("general", 41).await, &acked);
+    pod.close().await;
+}
