@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use protocol::Event;
@@ -439,9 +440,9 @@ impl Run {
             Ok(Ok(confirm)) => confirm,
             Ok(Err(error)) if !link.connection.status().connected() => return Err(error),
             Ok(Err(_)) => {
-                // Only this channel: its exchange is gone, or was when the last envelope came.
+                // Only this channel, because of an envelope before: what became of that one will tell.
                 link.channels.remove(&generation);
-                self.unroutable(generation, events.to_vec());
+                self.put_back(way, events.to_vec());
                 return Ok(());
             }
             Err(_) => return Err(Error::unavailable("the broker takes no more bytes")),
@@ -494,14 +495,14 @@ impl Run {
                 self.put_back(way, events);
                 return Err("the broker does not confirm".to_owned());
             }
-            Err(error) if !link.connection.status().connected() => {
-                self.put_back(way, events);
-                return Err(error.to_string());
-            }
-            Err(error) => {
-                tracing::debug!(%error, generation = way.0, "a channel was closed");
+            Err(error) if is_not_found(&error) => {
+                tracing::debug!(%error, generation = way.0, "a generation's exchange is gone");
                 link.channels.remove(&way.0);
                 self.unroutable(way.0, events);
+            }
+            Err(error) => {
+                self.put_back(way, events);
+                return Err(error.to_string());
             }
         }
         Ok(())
@@ -532,6 +533,16 @@ impl Run {
             self.shared.drained.notify_waiters();
         }
         (self.judge)(generation, events, outcome);
+    }
+}
+
+/// Whether the channel was closed because the exchange does not exist.
+fn is_not_found(error: &lapin::Error) -> bool {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) => {
+            *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
+        }
+        _ => false,
     }
 }
 
