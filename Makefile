@@ -4,7 +4,7 @@ WEB_SOURCES := $(shell find web/src web/public web/*.html web/*.ts web/package-l
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 .PHONY: run
 run: ## Set up, build and start the chat on http://127.0.0.1:8080, data in ./data
@@ -28,6 +28,13 @@ bench: ## Measure this machine: Darda beside a reference and the floor (about 20
 	@scripts/first-run
 	@cargo build --release --package standalone --package loadgen --bins
 	@target/release/loadgen bench
+
+.PHONY: check-faults
+SECONDS_BUDGET ?= 1200
+SEED ?= $(shell date +%s)
+check-faults: setup-test ## Break it in every way under load and judge (SECONDS_BUDGET=1200 SEED=…)
+	@cargo build --quiet --workspace --bins
+	@target/debug/checker matrix --seconds $(SECONDS_BUDGET) --seed $(SEED)
 
 .PHONY: web
 web: web/dist/index.html ## Build the web page

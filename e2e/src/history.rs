@@ -48,6 +48,8 @@ pub struct History {
     pub logs: BTreeMap<RoomId, Vec<Arc<Event>>>,
     /// The same logs as other places have them, such as the database: by place.
     pub copies: BTreeMap<String, BTreeMap<RoomId, Vec<Arc<Event>>>>,
+    /// How far readers that stay have to come in each room.
+    pub ends: BTreeMap<RoomId, Seq>,
     /// What was broken when, in order.
     pub faults: Vec<Injection>,
     /// When senders began and when they made their last new act.

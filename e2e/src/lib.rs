@@ -3,5 +3,13 @@
 //!
 //! [`history`] is what a session's clients write down, [`judge`] what decides over it.
 
+pub mod fault;
 pub mod history;
+pub mod http;
 pub mod judge;
+pub mod matrix;
+pub mod process;
+pub mod report;
+pub mod system;
+pub mod watch;
+pub mod workload;

@@ -1,3 +1,205 @@
-//! The checker.
+//! `checker`: the command.
 
-fn main() {}
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use client::Address;
+use e2e::fault::Family;
+use e2e::history::History;
+use e2e::matrix;
+use e2e::system::Programs;
+use e2e::workload::Plan;
+use e2e::{judge, watch};
+
+/// Many senders and readers, faults, and a judge that compares what was acknowledged, what was shown and what is kept.
+///
+/// Exits with 1 when a promise was broken, with 2 when something else went wrong.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts a system, breaks it again and again, and prints a table.
+    Matrix {
+        #[arg(long, value_enum, default_value_t = Family::Standalone)]
+        family: Family,
+        /// Everything random follows from it.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// No session begins after this time.
+        #[arg(long, default_value_t = 1200)]
+        seconds: u64,
+        /// Which faults; all when not given.
+        #[arg(long, value_delimiter = ',')]
+        faults: Vec<String>,
+        /// How often each.
+        #[arg(long, default_value_t = 20)]
+        runs: u32,
+        /// New messages and other acts per second.
+        #[arg(long, default_value_t = 100.0)]
+        rate: f64,
+        /// Where our programs are; beside this one when not given.
+        #[arg(long)]
+        programs: Option<PathBuf>,
+        /// Where logs and histories are kept when a promise was broken.
+        #[arg(long, default_value = "target/checker")]
+        folder: PathBuf,
+        /// Keeps those of clean sessions too.
+        #[arg(long)]
+        keep: bool,
+        /// Writes the result as JSON to this file too; `-` prints it instead of the table.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Lists the faults.
+    Faults {
+        #[arg(long, value_enum, default_value_t = Family::Standalone)]
+        family: Family,
+    },
+    /// Sends to and reads from servers that run already, and judges; whatever breaks them comes from outside.
+    Watch {
+        /// A server, or several to be used in turn.
+        #[arg(long, required = true, value_delimiter = ',')]
+        addr: Vec<Address>,
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// New messages and other acts per second. A user may do 20, where nothing else is set.
+        #[arg(long, default_value_t = 50.0)]
+        rate: f64,
+        #[arg(long, default_value_t = 10)]
+        senders: usize,
+        #[arg(long, default_value_t = 6)]
+        readers: usize,
+        #[arg(long, default_value_t = 4)]
+        rooms: usize,
+        /// How long everything may take to be answered and read when the time is over.
+        #[arg(long, default_value_t = 120)]
+        patience: u64,
+        /// Where the history is written when a promise was broken.
+        #[arg(long, default_value = "target/checker")]
+        folder: PathBuf,
+    },
+    /// Judges a history that was kept.
+    Judge { history: PathBuf },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = tokio::select! {
+        done = run(Cli::parse().command) => done,
+        // What was started ends with what holds it.
+        signal = tokio::signal::ctrl_c() => signal.context("signals").and(Ok(false)),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("checker: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every promise was kept.
+async fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Matrix {
+            family,
+            seed,
+            seconds,
+            faults,
+            runs,
+            rate,
+            programs,
+            folder,
+            keep,
+            json,
+        } => {
+            let all = || family.faults().into_iter().map(str::to_owned).collect();
+            let options = matrix::Options {
+                family,
+                programs: programs.map_or_else(Programs::beside_this, |at| Ok(Programs::of(at)))?,
+                seed,
+                budget: Duration::from_secs(seconds),
+                faults: if faults.is_empty() { all() } else { faults },
+                runs,
+                per_sec: rate,
+                folder: absolute(folder)?,
+                keep,
+            };
+            let table = matrix::run(&options, &mut |line| eprintln!("{line}")).await?;
+            let text = serde_json::to_string_pretty(&table)?;
+            match json {
+                Some(path) if path.as_os_str() == "-" => println!("{text}"),
+                json => {
+                    println!("{}", table.markdown());
+                    if let Some(path) = json {
+                        fs::write(&path, text)
+                            .with_context(|| format!("cannot write {}", path.display()))?;
+                    }
+                }
+            }
+            if table.is_cut_short {
+                eprintln!("the time was over before every fault had its {runs} runs");
+            }
+            Ok(table.is_clean())
+        }
+        Command::Faults { family } => {
+            println!("{}", family.faults().join("\n"));
+            Ok(true)
+        }
+        Command::Watch {
+            addr,
+            seconds,
+            seed,
+            rate,
+            senders,
+            readers,
+            rooms,
+            patience,
+            folder,
+        } => {
+            // Its rooms are there already when it was run before.
+            let name = format!("watch-{:x}", rand::random::<u32>());
+            let plan = Plan {
+                rooms,
+                senders,
+                per_sec: rate,
+                readers,
+                patience: Duration::from_secs(patience),
+                ..Plan::new(seed, name)
+            };
+            let (summary, history) = watch::run(&plan, &addr, Duration::from_secs(seconds)).await?;
+            println!("{}", serde_json::to_string_pretty(&summary)?);
+            if !summary.is_clean {
+                fs::create_dir_all(&folder)?;
+                let path = folder.join(format!("{}.json", plan.name));
+                fs::write(&path, serde_json::to_vec(&history)?)?;
+                eprintln!("kept in {}", path.display());
+            }
+            Ok(summary.is_clean)
+        }
+        Command::Judge { history } => {
+            let text = fs::read(&history);
+            let text = text.with_context(|| format!("cannot read {}", history.display()))?;
+            let history: History = serde_json::from_slice(&text)?;
+            let verdict = judge::judge(&history);
+            println!("{}", serde_json::to_string_pretty(&verdict)?);
+            Ok(verdict.is_clean())
+        }
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    Ok(std::path::absolute(path)?)
+}

@@ -31,11 +31,6 @@ impl<'a> Log<'a> {
     pub(super) fn place_of(&self, from: &UserId, id: MessageId) -> Option<Seq> {
         self.acts.get(&(from, id)).copied()
     }
-
-    /// The last seq.
-    pub(super) fn head(&self) -> Seq {
-        self.events.last().map_or(Seq::ZERO, |event| event.seq)
-    }
 }
 
 /// Whether two events say the same. The time of a void is nobody's: a server makes one up where a number is empty.
@@ -76,21 +71,19 @@ pub(super) fn judge<'a>(
                 user,
                 change: MemberChange::Joined,
                 ..
-            } => {
-                if !joined.insert(user) {
-                    let twice = format!("{user} joined twice and never left");
-                    verdict.add(Violation::new(Kind::Doubled, twice).in_room(room, event.seq));
-                }
+            } if !joined.insert(user) => {
+                let twice = format!("{user} joined twice and never left");
+                verdict.add(Violation::new(Kind::Doubled, twice).in_room(room, event.seq));
             }
             _ => {}
         }
-        if let (Some(from), Some(id)) = (&event.from, event.id) {
-            if let Some(first) = acts.insert((from, id), event.seq) {
-                acts.insert((from, id), first);
-                let twice = format!("the act stands at {first} already");
-                let violation = Violation::new(Kind::Doubled, twice).in_room(room, event.seq);
-                verdict.add(violation.of(from, id));
-            }
+        if let (Some(from), Some(id)) = (&event.from, event.id)
+            && let Some(first) = acts.insert((from, id), event.seq)
+        {
+            acts.insert((from, id), first);
+            let twice = format!("the act stands at {first} already");
+            let violation = Violation::new(Kind::Doubled, twice).in_room(room, event.seq);
+            verdict.add(violation.of(from, id));
         }
         if let Some(violation) = foreign(event, sent) {
             verdict.add(violation.in_room(room, event.seq));

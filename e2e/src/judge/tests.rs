@@ -212,6 +212,7 @@ fn right() -> History {
             view(&log, FENCE, Source::Socket),
         ],
         copies: [("the database".to_owned(), [(room(), log.clone())].into())].into(),
+        ends: [(room(), log.last().unwrap().seq)].into(),
         logs: [(room(), log)].into(),
         faults: Vec::new(),
         sending: (0, SECOND),
@@ -515,7 +516,7 @@ fn events_in_another_order_than_the_logs_are_disordered() {
 #[test]
 fn what_was_sent_after_an_ack_stands_behind_it() {
     is_only(Kind::Disordered, |history| {
-        // Number 4 is sent when number 9 has been acked.
+        // The first one is sent when the sixth has been acked.
         history.sent[0].tries[0].at = 66_000;
         history.sent[0].answers[0].at = 67_000;
     });

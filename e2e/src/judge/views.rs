@@ -16,9 +16,11 @@ pub(super) fn judge(history: &History, logs: &HashMap<&RoomId, Log<'_>>, verdict
             verdict.add(violation.in_room(&view.room, None).of(&view.reader, None));
             continue;
         };
+        let end = history.ends.get(&view.room).copied().unwrap_or_default();
         Walk {
             view,
             log,
+            end,
             position: view.after,
             shown: HashSet::new(),
             verdict,
@@ -30,6 +32,8 @@ pub(super) fn judge(history: &History, logs: &HashMap<&RoomId, Log<'_>>, verdict
 struct Walk<'a> {
     view: &'a View,
     log: &'a Log<'a>,
+    /// How far a reader has to come that stays.
+    end: Seq,
     /// The reader has everything up to here.
     position: Seq,
     shown: HashSet<Seq>,
@@ -77,7 +81,7 @@ impl Walk<'_> {
                 }
             }
         }
-        let head = self.log.head();
+        let head = self.end;
         if self.view.to_the_end && self.position < head {
             let position = self.position;
             let detail = format!("the log goes on to {head}, the reader was left at {position}");

@@ -1,0 +1,238 @@
+//! Fault by fault, run by run: a table of what broke.
+//!
+//! A *session* is one life of the processes with one set of rooms, in which a fault is injected several times, each at a
+//! random moment under load; each is a *run*. Sessions go round the faults until every fault had its runs or the time is
+//! over, so that a short budget still has something of everything. A session depends on nothing but its seed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::RngExt;
+use tokio::time::{Instant, sleep};
+
+use crate::fault::{Family, Fault};
+use crate::history::{History, Injection};
+use crate::judge::{Verdict, judge};
+use crate::report::{Row, Table};
+use crate::system::{Programs, System};
+use crate::workload::{Plan, Workload, World};
+
+/// Runs in one session.
+const RUNS_PER_SESSION: u32 = 5;
+/// Between recovery and the next fault.
+const CALM: (f64, f64) = (0.5, 2.5);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub family: Family,
+    pub programs: Programs,
+    pub seed: u64,
+    /// No session begins after this time.
+    pub budget: Duration,
+    pub faults: Vec<String>,
+    /// Of each fault.
+    pub runs: u32,
+    /// New acts per second.
+    pub per_sec: f64,
+    /// Where sessions with violations are kept.
+    pub folder: PathBuf,
+    /// Keep the others too.
+    pub keep: bool,
+}
+
+/// One session and what came of it.
+#[derive(Debug)]
+pub struct Session {
+    pub fault: String,
+    pub seed: u64,
+    /// Faults injected.
+    pub runs: u32,
+    pub verdict: Verdict,
+    /// Why the session could not be brought to its end; then the promises were not kept either.
+    pub failure: Option<String>,
+    /// What was kept of it.
+    pub folder: Option<PathBuf>,
+}
+
+impl Session {
+    /// Whether all promises were kept.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.failure.is_none() && self.verdict.is_clean()
+    }
+}
+
+/// Runs the matrix; the table. What is worth knowing at once goes to `tell`.
+///
+/// # Errors
+/// When something that is not under test does not work.
+pub async fn run(options: &Options, tell: &mut (dyn FnMut(String) + Send)) -> Result<Table> {
+    let end = Instant::now() + options.budget;
+    let mut table = Table::new(options.family.name(), options.seed);
+    for fault in &options.faults {
+        // A name that is wrong is told before anything is started.
+        options.family.fault(fault)?;
+        table.rows.push(Row::new(fault));
+    }
+    let rounds = options.runs.div_ceil(RUNS_PER_SESSION);
+    for round in 0..rounds {
+        let runs = RUNS_PER_SESSION.min(options.runs - round * RUNS_PER_SESSION);
+        for (index, fault) in options.faults.iter().enumerate() {
+            if Instant::now() >= end {
+                table.is_cut_short = true;
+                return Ok(table);
+            }
+            let seed = options.seed + u64::from(round);
+            let begun = Instant::now();
+            let session = session(options, fault, seed, runs).await?;
+            tell(said(options, &session, begun.elapsed()));
+            table.rows[index].add(&session);
+        }
+    }
+    Ok(table)
+}
+
+/// A line for people, and more when something is wrong.
+fn said(options: &Options, session: &Session, took: Duration) -> String {
+    let Session {
+        fault,
+        seed,
+        runs,
+        verdict,
+        ..
+    } = session;
+    let outage = &verdict.outage;
+    let mut text = format!(
+        "{fault}: {runs} runs in {:.0} s, {} acked, {} repeated, unavailable {} s, recovery {} ms: {}",
+        took.as_secs_f64(),
+        verdict.messages.acked,
+        verdict.messages.repeated,
+        outage.unavailable_secs,
+        outage.slowest_recovery_ms,
+        if session.is_clean() {
+            "clean"
+        } else {
+            "VIOLATED"
+        },
+    );
+    if session.is_clean() {
+        return text;
+    }
+    if let Some(failure) = &session.failure {
+        text += &format!("\n  {failure}");
+    }
+    for violation in verdict.violations.iter().take(10) {
+        text += &format!("\n  {violation}");
+    }
+    let family = options.family.name();
+    text += &format!(
+        "\n  repeat with: checker matrix --family {family} --faults {fault} --seed {seed} --runs {runs}"
+    );
+    if let Some(folder) = &session.folder {
+        text += &format!("\n  kept in {}", folder.display());
+    }
+    text
+}
+
+async fn session(options: &Options, fault: &str, seed: u64, runs: u32) -> Result<Session> {
+    let folder = options
+        .folder
+        .join(format!("{}-{fault}-{seed}", options.family.name()));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut system = match options.family {
+        Family::Standalone => System::standalone(&options.programs, &folder).await?,
+    };
+    let mut plan = Plan::new(seed, format!("s{seed:x}"));
+    plan.per_sec = options.per_sec;
+    let workload = Workload::start(&plan, system.pods())?;
+    let (faults, trouble) = inject(options, fault, seed, runs, &mut system, &workload).await?;
+    let injected = faults.len() as u32;
+    let (history, ended) = workload.finish(faults).await;
+    // Without the logs there is nothing to judge by.
+    let verdict = if ended.is_ok() {
+        judge(&history)
+    } else {
+        Verdict::default()
+    };
+    let ended = ended.err().map(|error| format!("{error:#}"));
+    let mut failure = trouble.or(ended);
+    let crashed = system.crashed()?;
+    if !crashed.is_empty() {
+        failure
+            .get_or_insert_default()
+            .push_str(&crashed.join(", "));
+    }
+    system.end().await?;
+    let mut session = Session {
+        fault: fault.to_owned(),
+        seed,
+        runs: injected,
+        verdict,
+        failure,
+        folder: Some(folder.clone()),
+    };
+    if session.is_clean() && !options.keep {
+        fs::remove_dir_all(&folder)?;
+        session.folder = None;
+    } else {
+        keep(&folder, &history, &session.verdict)?;
+    }
+    Ok(session)
+}
+
+/// Injects and heals again and again. Also says why it had to stop early.
+async fn inject(
+    options: &Options,
+    name: &str,
+    seed: u64,
+    runs: u32,
+    system: &mut System,
+    workload: &Workload,
+) -> Result<(Vec<Injection>, Option<String>)> {
+    let mut random = World::random(seed, name);
+    let mut fault: Box<dyn Fault> = options.family.fault(name)?;
+    let clock = workload.clock();
+    let mut faults = Vec::new();
+    if let Err(error) = workload.recovered(0).await {
+        return Ok((faults, Some(format!("before any fault: {error:#}"))));
+    }
+    for run in 0..runs {
+        sleep(Duration::from_secs_f64(random.random_range(CALM.0..CALM.1))).await;
+        let at = clock.now();
+        let what = fault.inject(system, &mut random).await?;
+        sleep(random.random_range(fault.holds())).await;
+        if let Err(error) = fault.heal(system).await {
+            return Ok((faults, Some(format!("run {run}, {what}: {error:#}"))));
+        }
+        let healed = clock.now();
+        let fault = name.to_owned();
+        faults.push(Injection {
+            fault,
+            run,
+            what,
+            at,
+            healed,
+        });
+        if let Err(error) = workload.recovered(healed).await {
+            return Ok((faults, Some(format!("run {run}: {error:#}"))));
+        }
+    }
+    sleep(Duration::from_secs_f64(CALM.1)).await;
+    Ok((faults, None))
+}
+
+/// Writes down what is needed to find out.
+fn keep(folder: &Path, history: &History, verdict: &Verdict) -> Result<()> {
+    fs::write(folder.join("history.json"), serde_json::to_vec(history)?)?;
+    fs::write(
+        folder.join("verdict.json"),
+        serde_json::to_vec_pretty(verdict)?,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,415 @@
+//! A reader over sockets: keeps a position per room and nothing else, and writes down everything it is shown, with all
+//! mistakes. It mends nothing: what a server leaves out stays out of the view.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Incoming;
+use protocol::{
+    ClientFrame, NoticeKind, RoomId, Seq, ServerFrame, Subscribe, SubscribeRoom, UserId,
+};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::world::{Link, Phase, World, between};
+use crate::history::{Source, Step, View};
+
+/// A head that was announced and does not come within this time, on a connection that is alive, will not come.
+const STUCK_AFTER: Duration = Duration::from_secs(6);
+/// How long a subscription may be without an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How a reader behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Stays where it is while that works.
+    Steady,
+    /// Leaves all the time, and sometimes reads again from where it was long ago, or only what comes from now on.
+    Restless,
+    /// Does not read at all for some seconds at a time.
+    Slow,
+}
+
+pub struct Reader {
+    world: Arc<World>,
+    user: UserId,
+    habit: Habit,
+    random: StdRng,
+    views: BTreeMap<RoomId, Reading>,
+    done: Vec<View>,
+    /// Counts the `ref`s.
+    asked: u64,
+}
+
+/// The view of a room that is being written.
+struct Reading {
+    view: View,
+    /// Everything up to here was shown.
+    position: Seq,
+    subscription: Subscription,
+    /// The head that was announced, and since when nothing has come.
+    announced: Option<(Seq, Instant)>,
+}
+
+enum Subscription {
+    /// To be asked for, not before a time.
+    None(Instant),
+    Asked {
+        reference: String,
+        wants: Wants,
+        until: Instant,
+    },
+    Live,
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    /// At the position: the view goes on.
+    More,
+    /// Somewhere else: another view begins.
+    Other(Option<Seq>),
+}
+
+/// Why a connection was left.
+enum Left {
+    Broken,
+    Restless,
+    TheEnd,
+}
+
+impl Reader {
+    pub fn new(world: Arc<World>, user: UserId, habit: Habit, random: StdRng) -> Self {
+        let now = Instant::now();
+        let views = world.rooms.iter().map(|room| {
+            let view = View {
+                reader: user.to_string(),
+                source: Source::Socket,
+                room: room.clone(),
+                after: Seq::ZERO,
+                steps: Vec::new(),
+                to_the_end: false,
+            };
+            let reading = Reading {
+                view,
+                position: Seq::ZERO,
+                subscription: Subscription::None(now),
+                announced: None,
+            };
+            (room.clone(), reading)
+        });
+        Self {
+            views: views.collect(),
+            done: Vec::new(),
+            asked: 0,
+            world,
+            user,
+            habit,
+            random,
+        }
+    }
+
+    /// Reads until the session ends; everything that was seen.
+    pub async fn run(mut self) -> Vec<View> {
+        let mut failures = 0;
+        while !self.is_over() {
+            match self.world.connect(&self.user, &mut self.random).await {
+                Ok(link) => {
+                    failures = 0;
+                    let (link, left) = self.serve(link).await;
+                    match left {
+                        Left::TheEnd => break,
+                        Left::Restless if self.random.random_bool(0.5) => link.close().await,
+                        Left::Restless | Left::Broken => drop(link),
+                    }
+                }
+                Err(_) => {
+                    failures += 1;
+                    let most = Duration::from_millis(100 << failures.min(3));
+                    sleep(between(&mut self.random, most / 2, most)).await;
+                }
+            }
+        }
+        let mut views = self.done;
+        for (_, reading) in self.views {
+            let to_the_end = true;
+            views.push(View {
+                to_the_end,
+                ..reading.view
+            });
+        }
+        views
+    }
+
+    /// Whether there is nothing left to read, or no time left.
+    fn is_over(&self) -> bool {
+        let phase = self.world.phase.borrow();
+        let Phase::Reading(heads, deadline) = &*phase else {
+            return false;
+        };
+        let is_there = |(room, reading): (&RoomId, &Reading)| {
+            heads.get(room).is_none_or(|head| reading.position >= *head)
+        };
+        Instant::now() >= *deadline || self.views.iter().all(is_there)
+    }
+
+    /// One connection.
+    async fn serve(&mut self, mut link: Link) -> (Link, Left) {
+        let begun = Instant::now();
+        for reading in self.views.values_mut() {
+            reading.subscription = Subscription::None(begun);
+            reading.announced = None;
+        }
+        let mut change_at = begun + self.stay();
+        let mut heard_at = begun;
+        let mut phase = self.world.phase.clone();
+        loop {
+            if self.is_over() {
+                return (link, Left::TheEnd);
+            }
+            let is_reading = matches!(&*phase.borrow_and_update(), Phase::Reading(..));
+            let now = Instant::now();
+            if now >= heard_at + link.silence_max() || self.is_stuck(now) {
+                return (link, Left::Broken);
+            }
+            if now >= change_at && !is_reading {
+                change_at = now + self.stay();
+                match self.habit {
+                    Habit::Steady => {}
+                    Habit::Slow => {
+                        let pause = between(&mut self.random, PAUSE.0, PAUSE.1);
+                        sleep(pause).await;
+                        // It was this side that did not listen.
+                        heard_at = Instant::now();
+                        for reading in self.views.values_mut() {
+                            reading.announced = None;
+                        }
+                    }
+                    Habit::Restless if self.random.random_bool(0.3) => self.begin_anew(now),
+                    Habit::Restless => return (link, Left::Restless),
+                }
+            }
+            if !self.subscribe(&mut link, now).await {
+                return (link, Left::Broken);
+            }
+            let wake = self.wake_at(heard_at + link.silence_max(), change_at);
+            tokio::select! {
+                incoming = link.next() => {
+                    heard_at = Instant::now();
+                    match incoming {
+                        Incoming::Closed { .. } => return (link, Left::Broken),
+                        Incoming::Frame(frame) => self.take(&link, frame),
+                        Incoming::Other => {}
+                    }
+                }
+                () = sleep_until(wake) => {}
+                _ = phase.changed() => {}
+            }
+        }
+    }
+
+    fn stay(&mut self) -> Duration {
+        let (least, most) = match self.habit {
+            Habit::Steady => (20.0, 60.0),
+            Habit::Restless => (0.2, 4.0),
+            Habit::Slow => (1.0, 5.0),
+        };
+        Duration::from_secs_f64(self.random.random_range(least..most))
+    }
+
+    fn wake_at(&self, silence: Instant, change_at: Instant) -> Instant {
+        let mut wake = silence.min(change_at);
+        if let Phase::Reading(_, deadline) = &*self.world.phase.borrow() {
+            wake = wake.min(*deadline);
+        }
+        for reading in self.views.values() {
+            wake = wake.min(match &reading.subscription {
+                Subscription::None(at) => *at,
+                Subscription::Asked { until, .. } => *until,
+                Subscription::Live => wake,
+            });
+            if let Some((_, since)) = reading.announced {
+                wake = wake.min(since + STUCK_AFTER);
+            }
+        }
+        wake
+    }
+
+    /// Reads one room again from somewhere else, on the same connection.
+    fn begin_anew(&mut self, now: Instant) {
+        let room = self.world.room(&mut self.random);
+        let Some(reading) = self.views.get_mut(&room) else {
+            return;
+        };
+        if !matches!(reading.subscription, Subscription::Live) {
+            return;
+        }
+        let shown = &reading.view.steps;
+        let after = match shown.get(self.random.random_range(0..shown.len().max(1))) {
+            Some(Step::Shown { event, .. }) if self.random.random_bool(0.6) => Some(event.seq),
+            _ => None,
+        };
+        reading.subscription = Subscription::Asked {
+            reference: String::new(),
+            wants: Wants::Other(after),
+            until: now,
+        };
+    }
+
+    /// Asks for every room that is not subscribed to. False when the connection is broken.
+    async fn subscribe(&mut self, link: &mut Link, now: Instant) -> bool {
+        let mut rooms = Vec::new();
+        self.asked += 1;
+        for (room, reading) in &mut self.views {
+            let wants = match &reading.subscription {
+                Subscription::None(at) if *at <= now => Wants::More,
+                Subscription::Asked { until, wants, .. } if *until <= now => *wants,
+                _ => continue,
+            };
+            let after = match wants {
+                Wants::More => Some(reading.position),
+                Wants::Other(after) => after,
+            };
+            reading.subscription = Subscription::Asked {
+                reference: self.asked.to_string(),
+                wants,
+                until: now + ANSWER_MAX,
+            };
+            rooms.push(SubscribeRoom {
+                room: room.clone(),
+                after,
+            });
+        }
+        if rooms.is_empty() {
+            return true;
+        }
+        let reference = Some(self.asked.to_string());
+        link.say(&ClientFrame::Subscribe(Subscribe { reference, rooms }))
+            .await
+    }
+
+    fn take(&mut self, link: &Link, frame: ServerFrame) {
+        let at = self.world.clock.now();
+        let now = Instant::now();
+        match frame {
+            ServerFrame::Event(event) => {
+                if let Some(reading) = self.views.get_mut(&event.room) {
+                    reading.position = reading.position.max(event.seq);
+                    if let Some((head, since)) = &mut reading.announced {
+                        *since = now;
+                        if *head <= event.seq {
+                            reading.announced = None;
+                        }
+                    }
+                    reading.view.steps.push(Step::Shown { at, event });
+                }
+            }
+            ServerFrame::Subscribed(answer) => self.subscribed(link, &answer),
+            ServerFrame::Error(error) => {
+                let about = |reading: &Reading| match &reading.subscription {
+                    Subscription::Asked { reference, .. } => {
+                        Some(reference) == error.reference.as_ref()
+                    }
+                    _ => false,
+                };
+                for (room, reading) in &mut self.views {
+                    if !about(reading) || error.room.as_ref().is_some_and(|meant| meant != room) {
+                        continue;
+                    }
+                    if !error.code.is_retryable() {
+                        let reason = format!("{}: {}", error.code.as_str(), error.message);
+                        reading.view.steps.push(Step::Closed { at, reason });
+                    }
+                    let wait =
+                        Duration::from_millis(error.retry_after_ms.unwrap_or(200).clamp(50, 1000));
+                    reading.subscription = Subscription::None(now + wait);
+                }
+            }
+            ServerFrame::Heads { rooms } => {
+                for (room, head) in rooms {
+                    if let Some(reading) = self.views.get_mut(&room)
+                        && matches!(reading.subscription, Subscription::Live)
+                        && reading.position < head
+                    {
+                        let since = reading.announced.map_or(now, |(_, since)| since);
+                        reading.announced = Some((head, since));
+                    }
+                }
+            }
+            ServerFrame::Notice {
+                kind: kind @ (NoticeKind::RoomRemoved | NoticeKind::RoomDeleted),
+                room: Some(room),
+            } => {
+                if let Some(reading) = self.views.get_mut(&room) {
+                    let reason = format!("a notice of {kind:?}");
+                    reading.view.steps.push(Step::Closed { at, reason });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn subscribed(&mut self, link: &Link, answer: &protocol::Subscribed) {
+        let at = self.world.clock.now();
+        let Some(reading) = self.views.get_mut(&answer.room) else {
+            return;
+        };
+        let Subscription::Asked {
+            reference, wants, ..
+        } = &reading.subscription
+        else {
+            return;
+        };
+        if Some(reference) != answer.reference.as_ref() {
+            return;
+        }
+        let asked = match *wants {
+            Wants::More => reading.position,
+            Wants::Other(after) => {
+                let after = after.unwrap_or(answer.after);
+                let next = View {
+                    after,
+                    steps: Vec::new(),
+                    reader: reading.view.reader.clone(),
+                    source: Source::Socket,
+                    room: answer.room.clone(),
+                    to_the_end: false,
+                };
+                self.done.push(std::mem::replace(&mut reading.view, next));
+                after
+            }
+        };
+        reading.subscription = Subscription::Live;
+        reading.announced = None;
+        reading.position = asked;
+        reading.view.steps.push(Step::Resumed {
+            at,
+            via: link.pod.name.clone(),
+            asked,
+            after: answer.after,
+            head: answer.head,
+        });
+    }
+
+    /// Writes down that something announced did not come.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        let at = self.world.clock.now();
+        let mut is_stuck = false;
+        for reading in self.views.values_mut() {
+            let stuck = reading
+                .announced
+                .filter(|(_, since)| now >= *since + STUCK_AFTER);
+            if let Some((head, _)) = stuck {
+                reading.view.steps.push(Step::Stuck { at, head });
+                reading.announced = None;
+                is_stuck = true;
+            }
+        }
+        is_stuck
+    }
+}
+
+/// How long a slow reader does not read.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(3500));

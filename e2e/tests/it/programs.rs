@@ -1,0 +1,20 @@
+//! The programs under test.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use e2e::system::Programs;
+
+/// The programs of this build, brought up to date first: `cargo test` of one package builds no programs of others.
+pub fn programs() -> Programs {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "standalone", "--bins"])
+            .status();
+        assert!(built.unwrap().success(), "the programs cannot be built");
+    });
+    let folder = Path::new(env!("CARGO_BIN_EXE_checker")).parent().unwrap();
+    Programs::of(folder)
+}
