@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod directory;
 pub mod envelope;
 pub mod generation;
 mod health;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use directory::MongoDirectory;
 pub use mongo::Mongo;
 pub use redis::Redis;
 pub use settings::Settings;

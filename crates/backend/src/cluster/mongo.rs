@@ -19,6 +19,13 @@ const SELECT_WITHIN: Duration = Duration::from_millis(1200);
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// A call that takes longer has failed.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1800);
+/// Answers that another member, or the same one a little later, would not give: InterruptedAtShutdown,
+/// InterruptedDueToReplStateChange, NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary,
+/// PrimarySteppedDown, ShutdownInProgress, HostNotFound, HostUnreachable, NetworkTimeout, SocketException,
+/// ReadConcernMajorityNotAvailableYet, ExceededTimeLimit.
+const NOT_NOW: [i32; 13] = [
+    11600, 11602, 10107, 13435, 13436, 189, 91, 7, 6, 89, 9001, 134, 262,
+];
 
 /// A handle on MongoDB; cheap to clone.
 #[derive(Clone)]
@@ -167,6 +174,8 @@ fn is_away(error: &driver::error::Error) -> bool {
         | ErrorKind::DnsResolve { .. }
         | ErrorKind::Authentication { .. }
         | ErrorKind::Shutdown => true,
+        // A member that is starting, ending or no primary any more.
+        ErrorKind::Command(error) if NOT_NOW.contains(&error.code) => true,
         _ => {
             error.contains_label(driver::error::RETRYABLE_WRITE_ERROR)
                 || error.contains_label(driver::error::UNKNOWN_TRANSACTION_COMMIT_RESULT)
