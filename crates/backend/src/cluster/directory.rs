@@ -37,7 +37,7 @@ use crate::{Directory, Error, Result};
 use cache::{Cache, Held};
 use changes::Changes;
 use documents::Pair;
-pub use indexes::indexes;
+pub(super) use indexes::indexes;
 use sessions::Sessions;
 use transaction::Transactions;
 use work::{Needs, Work};
@@ -66,8 +66,8 @@ struct Inner {
 }
 
 impl MongoDirectory {
-    /// The directory of this installation. Its indexes must be there: see [`indexes`]. To be called in a runtime, where
-    /// a task of its own removes what large deleted rooms have left.
+    /// The directory of this installation. To be called in a runtime, where a task of its own removes what large
+    /// deleted rooms have left.
     #[must_use]
     pub fn new(mongo: Mongo) -> Self {
         let sessions = Arc::new(Sessions::new(mongo));

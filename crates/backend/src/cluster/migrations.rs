@@ -26,14 +26,27 @@ struct Migration {
 type Running<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
 /// All steps, in order; the version is how many were done. Only added to, once released.
-const MIGRATIONS: &[Migration] = &[Migration {
-    name: "events",
-    run: |mongo| Box::pin(events(mongo)),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "events",
+        run: |mongo| Box::pin(events(mongo)),
+    },
+    Migration {
+        name: "directory",
+        run: |mongo| Box::pin(directory(mongo)),
+    },
+];
 
 async fn events(mongo: &Mongo) -> Result<()> {
     make_indexes(mongo, store::EVENTS, store::indexes::events()).await?;
     make_indexes(mongo, store::FORGOTTEN, store::indexes::forgotten()).await
+}
+
+async fn directory(mongo: &Mongo) -> Result<()> {
+    for (collection, indexes) in super::directory::indexes() {
+        make_indexes(mongo, collection, indexes).await?;
+    }
+    Ok(())
 }
 
 /// Makes a collection's indexes, those that exist excepted.

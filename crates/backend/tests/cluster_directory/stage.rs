@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backend::cluster::settings::Endpoint;
-use backend::cluster::{Mongo, MongoDirectory, Settings, directory};
+use backend::cluster::{Mongo, MongoDirectory, Settings, migrations};
 use backend::{Backends, Config, open};
 use tempfile::TempDir;
 
@@ -16,20 +16,29 @@ pub struct Stage {
 impl Stage {
     /// `None` where the servers are not installed.
     pub async fn new() -> Option<Self> {
+        if let Some(what) = testbed::missing() {
+            println!("skipped: needs {what}");
+            return None;
+        }
+        let servers = testbed::shared().await;
+        Some(Self::on(&servers.redis_url, &servers.mongodb_uri).await)
+    }
+
+    /// On these servers.
+    pub async fn on(redis: &str, mongodb: &str) -> Self {
         let stage = Self {
             settings: Settings {
-                redis: endpoint(&std::env::var("DARDA_TEST_REDIS_URL").ok()?),
-                rabbitmq: endpoint("amqp://localhost"),
-                mongodb: endpoint(&std::env::var("DARDA_TEST_MONGODB_URI").ok()?),
-                namespace: format!("t{:016x}", rand::random::<u64>()),
+                redis: endpoint(redis),
+                rabbitmq: endpoint("amqp://127.0.0.1"),
+                mongodb: endpoint(mongodb),
+                namespace: testbed::namespace(),
                 shards: 8,
                 backlog_max: 1000,
             },
             folder: tempfile::tempdir().unwrap(),
         };
-        let mongo = stage.mongo().await;
-        directory::indexes(mongo.database()).await.unwrap();
-        Some(stage)
+        migrations::migrate(&stage.mongo().await).await.unwrap();
+        stage
     }
 
     pub async fn mongo(&self) -> Mongo {

@@ -346,12 +346,9 @@ mod tests {
         let cache = cache();
         assert_eq!(cache.get(&1, |_| answer(1)).await.unwrap(), 1);
         let held = cache.shard(&1).get(&1).and_then(|slot| slot.held.clone());
-        let ticket = match {
-            cache.forget(&1);
-            cache.look(&1)
-        } {
-            Look::Ask(ticket) => ticket,
-            _ => panic!("nothing is known"),
+        cache.forget(&1);
+        let Look::Ask(ticket) = cache.look(&1) else {
+            panic!("something is known");
         };
         cache.forget(&1);
         let old = Ok(held.expect("a value").kept());

@@ -118,7 +118,7 @@ impl Inner {
                 lane,
                 is_over: false,
             };
-            tokio::spawn(run.to_the_end());
+            tokio::spawn(run.until_empty());
         }
         in_time(async {
             answer
@@ -213,7 +213,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(mut self) {
+    async fn until_empty(mut self) {
         loop {
             // Nothing waits for MongoDB in the queue of a room that has all that its next transaction can take.
             let permit = self.inner.sessions.permit().await;

@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// Cursors in one command.
 const TOGETHER_MAX: usize = 1000;
 
+/// Whose cursor, and where `received` and `read` are at least.
+type CursorMoved = ((RoomId, UserId), (Seq, Seq));
+
 /// The command `update`.
 #[derive(Serialize)]
 struct Update {
@@ -77,7 +80,7 @@ impl Inner {
                 one.1.max(cursor.read),
             );
         }
-        let moved: Vec<_> = moved.into_iter().collect();
+        let moved: Vec<CursorMoved> = moved.into_iter().collect();
         for moved in moved.chunks(TOGETHER_MAX) {
             let kept = self.keep_cursors(moved).await;
             // Also when it is not known whether they were kept: what is true is read again then.
@@ -97,7 +100,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn keep_cursors(&self, moved: &[((RoomId, UserId), (Seq, Seq))]) -> Result<()> {
+    async fn keep_cursors(&self, moved: &[CursorMoved]) -> Result<()> {
         let number = |seq: Seq| i64::try_from(seq.get()).unwrap_or(i64::MAX);
         let updates = moved.iter().map(|((room, user), (received, read))| One {
             q: ById {

@@ -2,40 +2,33 @@
 
 use bson::{Document, doc};
 use mongodb::options::IndexOptions;
-use mongodb::{Database, IndexModel, bson};
+use mongodb::{IndexModel, bson};
 
 use super::documents::{ANNOUNCEMENTS, INVITES, MEMBERS, ROOMS};
 
-/// Makes the collections and indexes of the directory; those that exist stay.
-///
-/// # Errors
-/// The driver's, also when an index of the same name means something else.
-pub async fn indexes(database: &Database) -> mongodb::error::Result<()> {
-    let rooms = [
-        plain(by_kind()),
-        unique(doc! { "pair": 1 }),
-        partial(by_gram(), "grams"),
-        partial(doc! { "emptying": 1 }, "emptying"),
-    ];
-    let members = [plain(by_user())];
-    let invites = [plain(doc! { "room": 1, "by": 1 })];
-    let announcements = [
-        plain(doc! { "at": 1, "n": 1 }),
-        plain(doc! { "maker": 1, "at": 1, "n": 1 }),
-        plain(doc! { "room": 1, "at": 1, "n": 1 }),
-    ];
-    for (collection, indexes) in [
-        (ROOMS, &rooms[..]),
-        (MEMBERS, &members[..]),
-        (INVITES, &invites[..]),
-        (ANNOUNCEMENTS, &announcements[..]),
-    ] {
-        database
-            .collection::<Document>(collection)
-            .create_indexes(indexes.iter().cloned())
-            .await?;
-    }
-    Ok(())
+/// The collections of the directory and their indexes.
+pub(in super::super) fn indexes() -> [(&'static str, Vec<IndexModel>); 4] {
+    [
+        (
+            ROOMS,
+            vec![
+                plain(by_kind()),
+                unique(doc! { "pair": 1 }),
+                partial(by_gram(), "grams"),
+                partial(doc! { "emptying": 1 }, "emptying"),
+            ],
+        ),
+        (MEMBERS, vec![plain(by_user())]),
+        (INVITES, vec![plain(doc! { "room": 1, "by": 1 })]),
+        (
+            ANNOUNCEMENTS,
+            vec![
+                plain(doc! { "at": 1, "n": 1 }),
+                plain(doc! { "maker": 1, "at": 1, "n": 1 }),
+                plain(doc! { "room": 1, "at": 1, "n": 1 }),
+            ],
+        ),
+    ]
 }
 
 /// Rooms of a kind in order of id.
