@@ -14,6 +14,14 @@ run: ## Set up, build and start the chat on http://127.0.0.1:8080, data in ./dat
 	@cargo build --profile quick --package standalone --bin standalone
 	@DARDA_LOG=$${DARDA_LOG:-warn} exec target/quick/standalone
 
+.PHONY: cluster
+cluster: ## Two chat-services on http://127.0.0.1:8080 and 8081 over Redis, RabbitMQ and MongoDB, data in ./data/cluster
+	@scripts/setup cluster
+	@$(MAKE) --no-print-directory web/dist/index.html
+	@echo "building (the first time takes some minutes)"
+	@cargo build --profile quick --package chat-service --package persistence-worker --package history-service --package testbed --bins
+	@exec target/quick/testbed cluster
+
 .PHONY: test
 test: setup-test web ## Set up and pass all tests
 	@scripts/test

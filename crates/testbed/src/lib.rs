@@ -20,6 +20,7 @@
 //!
 //! Not here: containers, servers of several nodes other than the replica set, anything that is shipped.
 
+mod cluster;
 mod mongo;
 mod ports;
 mod process;
@@ -27,11 +28,14 @@ mod programs;
 mod proxy;
 mod rabbitmq;
 mod redis;
+mod run;
 mod shared;
 
+pub use cluster::cluster;
 pub use mongo::{Member, Mongo};
 pub use process::Data;
 pub use proxy::Proxy;
-pub use rabbitmq::RabbitMq;
-pub use redis::{Redis, RedisOptions};
+pub use rabbitmq::{Generation, RabbitMq};
+pub use redis::{Flavour, Redis, RedisOptions};
+pub use run::run;
 pub use shared::{Servers, missing, namespace, shared};

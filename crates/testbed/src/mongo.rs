@@ -4,7 +4,7 @@ mod command;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -230,6 +230,11 @@ impl Member {
     /// If it does not answer within 10 s, or says no.
     pub async fn admin(&self, command: Document) -> Result<Document> {
         command::run(self.addr(), "admin", command).await
+    }
+
+    /// How it ended, if it did by itself.
+    pub(crate) fn exited(&self) -> Result<Option<ExitStatus>> {
+        self.process.exited()
     }
 
     async fn ready(&self) -> Result<()> {

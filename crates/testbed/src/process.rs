@@ -1,6 +1,6 @@
 //! One server as a process with a folder, which both end with the value that holds them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 const POLL: Duration = Duration::from_millis(20);
 /// How much of the log an error shows, in bytes.
 const TAIL: u64 = 4_096;
+const OUTPUT: &str = "output.log";
 
 /// What a server that is started again finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Data {
 pub(crate) enum Folder {
     /// A new one, removed at the end.
     Private,
+    /// This one, which stays; only the log of the last time does not.
+    Kept(PathBuf),
 }
 
 /// A process group of one server: started, signalled, waited for and ended as one.
@@ -53,6 +56,13 @@ impl Process {
                     .tempdir()?;
                 (folder.keep(), true)
             }
+            Folder::Kept(folder) => {
+                fs::create_dir_all(&folder)
+                    .with_context(|| format!("cannot make {}", folder.display()))?;
+                let folder = fs::canonicalize(folder)?;
+                File::create(folder.join(OUTPUT))?;
+                (folder, false)
+            }
         };
         let watcher = Watcher::start(private.then_some(&folder))?;
         let state = Mutex::new(State {
@@ -66,35 +76,44 @@ impl Process {
         })
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The file that the server's output goes to, if it has no other log.
     pub(crate) fn output(&self) -> PathBuf {
-        self.folder.join("output.log")
+        self.folder.join(OUTPUT)
     }
 
-    /// Starts the server. One that still runs is killed first.
+    /// Starts the server; what it prints goes to its log. One that still runs is killed first.
     pub(crate) fn spawn(&self, mut command: Command) -> Result<()> {
-        let mut state = self.state();
-        end(&mut state);
         let output = OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.output())?;
-        command
+        command.stdout(output.try_clone()?).stderr(output);
+        self.spawn_as(&mut command)
+    }
+
+    /// Starts it as the command says where its output goes.
+    pub(crate) fn spawn_as(&self, command: &mut Command) -> Result<()> {
+        let mut state = self.state();
+        end(&mut state);
+        let child = command
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0);
-        let child = command.spawn().with_context(|| {
-            format!(
-                "cannot start {}: {}",
-                self.name,
-                command.get_program().display()
-            )
-        })?;
+            .process_group(0)
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "cannot start {}: {}",
+                    self.name,
+                    command.get_program().display()
+                )
+            })?;
         let pid = child.id();
         state.child = Some(child);
         state.watcher.watch(Some(pid))

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::process::{Data, Folder, Process};
+use crate::programs::{Trixie, installed};
 use crate::{ports, programs};
 
 const START: Duration = Duration::from_secs(120);
@@ -28,8 +29,18 @@ const CONFIG: &str = "log.console = true\n\
 const ERLANG: &str =
     "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none";
 
+/// Which RabbitMQ it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// The one of this machine: 3.10 with Debian 12.
+    Installed,
+    /// The 4.0 of Debian 13.
+    V4,
+}
+
 /// A running RabbitMQ without plugins; user `guest` may do everything.
 pub struct RabbitMq {
+    generation: Generation,
     process: Process,
     /// Ends after the node that is registered with it.
     epmd: Process,
@@ -40,11 +51,20 @@ pub struct RabbitMq {
 
 impl RabbitMq {
     pub async fn start() -> Result<Self> {
-        ports::retried(|| Self::start_in(Folder::Private, None)).await
+        Self::start_with(Generation::Installed).await
     }
 
-    pub(crate) async fn start_in(folder: Folder, port: Option<u16>) -> Result<Self> {
+    pub async fn start_with(generation: Generation) -> Result<Self> {
+        ports::retried(|| Self::start_in(Folder::Private, None, generation)).await
+    }
+
+    pub(crate) async fn start_in(
+        folder: Folder,
+        port: Option<u16>,
+        generation: Generation,
+    ) -> Result<Self> {
         let rabbitmq = Self {
+            generation,
             process: Process::new("rabbitmq", folder)?,
             epmd: Process::new("epmd", Folder::Private)?,
             port: port.map_or_else(ports::free, Ok)?,
@@ -58,8 +78,16 @@ impl RabbitMq {
 
     /// What has to be installed to start one.
     pub fn missing() -> Option<&'static str> {
-        (programs::rabbitmq_server().is_none() || programs::epmd().is_none())
-            .then_some("rabbitmq-server")
+        Self::missing_with(Generation::Installed)
+    }
+
+    /// The same for one of these.
+    pub fn missing_with(generation: Generation) -> Option<&'static str> {
+        let here = || programs::rabbitmq_server().is_some() && programs::epmd().is_some();
+        match generation {
+            Generation::Installed => (!here()).then_some("rabbitmq-server"),
+            Generation::V4 => Trixie::missing(),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -128,7 +156,11 @@ impl RabbitMq {
 
     /// Without one the node would start its own, which stays when the node ends.
     async fn start_epmd(&self) -> Result<()> {
-        let mut command = Command::new(programs::epmd().context("epmd is not installed")?);
+        let folder = self.epmd.folder();
+        let (mut command, _) = match self.generation {
+            Generation::Installed => installed("epmd", programs::epmd(), folder)?,
+            Generation::V4 => Trixie::command("epmd", folder)?,
+        };
         command.args([
             "-port",
             &self.epmd_port.to_string(),
@@ -142,6 +174,11 @@ impl RabbitMq {
             .await
     }
 
+    /// How it ended, if it did by itself.
+    pub(crate) fn exited(&self) -> Result<Option<ExitStatus>> {
+        self.process.exited()
+    }
+
     async fn spawn(&self) -> Result<()> {
         self.process.spawn(self.command()?)?;
         self.process
@@ -150,27 +187,31 @@ impl RabbitMq {
     }
 
     fn command(&self) -> Result<Command> {
-        let program = programs::rabbitmq_server().context("rabbitmq-server is not installed")?;
         let folder = self.process.folder();
         fs::write(folder.join("rabbitmq.conf"), CONFIG)?;
         fs::write(folder.join("enabled_plugins"), "[].\n")?;
         fs::write(folder.join("env.conf"), "")?;
-        let mut command = Command::new(program);
+        let (mut command, inside) = match self.generation {
+            Generation::Installed => {
+                installed("rabbitmq-server", programs::rabbitmq_server(), folder)?
+            }
+            Generation::V4 => Trixie::command("/usr/lib/rabbitmq/bin/rabbitmq-server", folder)?,
+        };
         command
             .current_dir(folder)
             // The cookie of Erlang is made here.
-            .env("HOME", folder)
-            .env("RABBITMQ_HOME", folder)
-            .env("RABBITMQ_MNESIA_BASE", folder.join("mnesia"))
-            .env("RABBITMQ_LOG_BASE", folder.join("log"))
+            .env("HOME", &inside)
+            .env("RABBITMQ_HOME", &inside)
+            .env("RABBITMQ_MNESIA_BASE", inside.join("mnesia"))
+            .env("RABBITMQ_LOG_BASE", inside.join("log"))
             .env("RABBITMQ_LOGS", "-")
-            .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
+            .env("RABBITMQ_CONFIG_FILE", inside.join("rabbitmq.conf"))
             .env(
                 "RABBITMQ_ENABLED_PLUGINS_FILE",
-                folder.join("enabled_plugins"),
+                inside.join("enabled_plugins"),
             )
-            .env("RABBITMQ_CONF_ENV_FILE", folder.join("env.conf"))
-            .env("RABBITMQ_PID_FILE", folder.join("pid"))
+            .env("RABBITMQ_CONF_ENV_FILE", inside.join("env.conf"))
+            .env("RABBITMQ_PID_FILE", inside.join("pid"))
             // A name with a host needs no look-up of this machine's.
             .env("RABBITMQ_NODENAME", "darda@localhost")
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")

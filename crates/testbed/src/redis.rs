@@ -1,7 +1,7 @@
 //! A Redis of our own.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::process::{Data, Folder, Process};
+use crate::programs::{Trixie, installed};
 use crate::{ports, programs};
 
 const START: Duration = Duration::from_secs(20);
@@ -28,27 +29,45 @@ pub struct RedisOptions {
     pub extra: Vec<String>,
 }
 
+/// Which server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// The `redis-server` of this machine.
+    Installed,
+    /// The one of Debian 13.
+    Redis8,
+    /// The one of Debian 13.
+    Valkey8,
+}
+
 /// A running Redis with 64 databases that never evicts a key.
 pub struct Redis {
     process: Process,
+    flavour: Flavour,
     port: u16,
     options: RedisOptions,
 }
 
 impl Redis {
     pub async fn start(options: RedisOptions) -> Result<Self> {
-        ports::retried(|| Self::start_in(Folder::Private, None, options.clone())).await
+        Self::start_with(Flavour::Installed, options).await
+    }
+
+    pub async fn start_with(flavour: Flavour, options: RedisOptions) -> Result<Self> {
+        ports::retried(|| Self::start_in(Folder::Private, None, flavour, options.clone())).await
     }
 
     pub(crate) async fn start_in(
         folder: Folder,
         port: Option<u16>,
+        flavour: Flavour,
         options: RedisOptions,
     ) -> Result<Self> {
         let port = port.map_or_else(ports::free, Ok)?;
         let process = Process::new("redis", folder)?;
         let redis = Self {
             process,
+            flavour,
             port,
             options,
         };
@@ -58,7 +77,15 @@ impl Redis {
 
     /// What has to be installed to start one.
     pub fn missing() -> Option<&'static str> {
-        programs::redis_server().is_none().then_some("redis-server")
+        Self::missing_with(Flavour::Installed)
+    }
+
+    /// The same for one of these.
+    pub fn missing_with(flavour: Flavour) -> Option<&'static str> {
+        match flavour {
+            Flavour::Installed => programs::redis_server().is_none().then_some("redis-server"),
+            Flavour::Redis8 | Flavour::Valkey8 => Trixie::missing(),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -103,6 +130,11 @@ impl Redis {
         self.spawn().await
     }
 
+    /// How it ended, if it did by itself.
+    pub(crate) fn exited(&self) -> Result<Option<ExitStatus>> {
+        self.process.exited()
+    }
+
     async fn spawn(&self) -> Result<()> {
         self.process.spawn(self.command()?)?;
         self.process
@@ -111,8 +143,12 @@ impl Redis {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command =
-            Command::new(programs::redis_server().context("redis-server is not installed")?);
+        let folder = self.process.folder();
+        let (mut command, inside) = match self.flavour {
+            Flavour::Installed => installed("redis-server", programs::redis_server(), folder)?,
+            Flavour::Redis8 => Trixie::command("redis-server", folder)?,
+            Flavour::Valkey8 => Trixie::command("valkey-server", folder)?,
+        };
         let port = self.port.to_string();
         let save = self
             .options
@@ -122,7 +158,7 @@ impl Redis {
         command
             .args(["--port", &port, "--bind", "127.0.0.1"])
             .arg("--dir")
-            .arg(self.process.folder());
+            .arg(inside);
         command.args([
             "--databases",
             "64",

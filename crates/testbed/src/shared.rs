@@ -2,7 +2,7 @@
 
 use std::env;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::sync::OnceCell;
 
 use crate::{Mongo, RabbitMq, Redis, RedisOptions};
@@ -28,11 +28,31 @@ pub struct Servers {
 /// If one cannot be started.
 pub async fn shared() -> &'static Servers {
     static SHARED: OnceCell<Result<(Servers, Started), String>> = OnceCell::const_new();
-    let start = async || Started::start().await.map_err(|error| format!("{error:#}"));
+    let start = async || start().await.map_err(|error| format!("{error:#}"));
     match SHARED.get_or_init(start).await {
         Ok((servers, _)) => servers,
         Err(error) => panic!("{error}"),
     }
+}
+
+async fn start() -> Result<(Servers, Started)> {
+    if let Some(missing) = not_installed() {
+        bail!("needs {missing}");
+    }
+    let started = Started::start().await?;
+    let url = |variable| {
+        let mut urls = started.variables().into_iter();
+        let started = urls.find_map(|(name, url)| (name == variable).then_some(url));
+        started
+            .or_else(|| named(variable))
+            .expect("what is not named was started")
+    };
+    let servers = Servers {
+        redis_url: url(REDIS_URL),
+        rabbitmq_url: url(RABBITMQ_URL),
+        mongodb_uri: url(MONGODB_URI),
+    };
+    Ok((servers, started))
 }
 
 /// A name that no other test uses, fit for a key, a queue and a database.
@@ -45,65 +65,74 @@ pub fn namespace() -> String {
 /// # Panics
 /// If something is, and `CI=true`: there a test must not be skipped.
 pub fn missing() -> Option<String> {
-    let needed = [
-        named(REDIS_URL).is_none().then(Redis::missing).flatten(),
-        named(RABBITMQ_URL)
-            .is_none()
-            .then(RabbitMq::missing)
-            .flatten(),
-        named(MONGODB_URI).is_none().then(Mongo::missing).flatten(),
-    ];
-    let needed: Vec<_> = needed.into_iter().flatten().collect();
-    let missing = (!needed.is_empty()).then(|| needed.join(", "))?;
+    let missing = not_installed()?;
     assert!(env::var("CI").as_deref() != Ok("true"), "needs {missing}");
     Some(missing)
 }
 
-/// What was started because the environment named none.
-#[derive(Default)]
+/// What is neither named nor can be started.
+pub(crate) fn not_installed() -> Option<String> {
+    let needed = [
+        (REDIS_URL, Redis::missing()),
+        (RABBITMQ_URL, RabbitMq::missing()),
+        (MONGODB_URI, Mongo::missing()),
+    ];
+    let needed: Vec<_> = needed
+        .into_iter()
+        .filter(|(variable, _)| named(variable).is_none())
+        .filter_map(|(_, missing)| missing)
+        .collect();
+    (!needed.is_empty()).then(|| needed.join(", "))
+}
+
+/// What was started because the environment names none and it is installed.
 pub(crate) struct Started {
-    _redis: Option<Redis>,
-    _rabbitmq: Option<RabbitMq>,
-    _mongo: Option<Mongo>,
+    redis: Option<Redis>,
+    rabbitmq: Option<RabbitMq>,
+    mongo: Option<Mongo>,
 }
 
 impl Started {
-    pub(crate) async fn start() -> Result<(Servers, Self)> {
+    pub(crate) async fn start() -> Result<Self> {
         let (redis, rabbitmq, mongo) = tokio::try_join!(
-            unless_named(REDIS_URL, Redis::start(RedisOptions::default())),
-            unless_named(RABBITMQ_URL, RabbitMq::start()),
-            unless_named(MONGODB_URI, Mongo::start(1)),
+            unless(
+                named(REDIS_URL).is_some() || Redis::missing().is_some(),
+                Redis::start(RedisOptions::default())
+            ),
+            unless(
+                named(RABBITMQ_URL).is_some() || RabbitMq::missing().is_some(),
+                RabbitMq::start()
+            ),
+            unless(
+                named(MONGODB_URI).is_some() || Mongo::missing().is_some(),
+                Mongo::start(1)
+            ),
         )?;
-        let servers = Servers {
-            redis_url: url(REDIS_URL, redis.as_ref().map(Redis::url)),
-            rabbitmq_url: url(RABBITMQ_URL, rabbitmq.as_ref().map(RabbitMq::url)),
-            mongodb_uri: url(MONGODB_URI, mongo.as_ref().map(Mongo::url)),
-        };
-        Ok((
-            servers,
-            Self {
-                _redis: redis,
-                _rabbitmq: rabbitmq,
-                _mongo: mongo,
-            },
-        ))
+        Ok(Self {
+            redis,
+            rabbitmq,
+            mongo,
+        })
+    }
+
+    /// What names them to other processes.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        let redis = self.redis.as_ref().map(|redis| (REDIS_URL, redis.url()));
+        let rabbitmq = self
+            .rabbitmq
+            .as_ref()
+            .map(|rabbitmq| (RABBITMQ_URL, rabbitmq.url()));
+        let mongo = self.mongo.as_ref().map(|mongo| (MONGODB_URI, mongo.url()));
+        [redis, rabbitmq, mongo].into_iter().flatten().collect()
     }
 }
 
-async fn unless_named<T>(
-    variable: &str,
-    start: impl Future<Output = Result<T>>,
-) -> Result<Option<T>> {
-    match named(variable) {
-        Some(_) => Ok(None),
-        None => start.await.map(Some),
+async fn unless<T>(needless: bool, start: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    if needless {
+        Ok(None)
+    } else {
+        start.await.map(Some)
     }
-}
-
-fn url(variable: &str, started: Option<String>) -> String {
-    started
-        .or_else(|| named(variable))
-        .expect("it was started because it was not named")
 }
 
 fn named(variable: &str) -> Option<String> {

@@ -5,6 +5,7 @@ mod mongo;
 mod proxy;
 mod rabbitmq;
 mod redis;
+mod run;
 mod shared;
 
 use std::future::Future;

@@ -6,7 +6,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
-use testbed::{Data, RabbitMq};
+use testbed::{Data, Generation, RabbitMq};
 
 use crate::{folder, runs, skipped};
 
@@ -59,10 +59,19 @@ async fn get(channel: &Channel) -> lapin::Result<Option<BasicGetMessage>> {
 
 #[tokio::test]
 async fn a_quorum_queue_keeps_what_was_confirmed_when_rabbitmq_is_killed() {
-    if skipped(RabbitMq::missing()) {
+    keeps_what_was_confirmed(Generation::Installed).await;
+}
+
+#[tokio::test]
+async fn rabbitmq_4_keeps_it_too() {
+    keeps_what_was_confirmed(Generation::V4).await;
+}
+
+async fn keeps_what_was_confirmed(generation: Generation) {
+    if skipped(RabbitMq::missing_with(generation)) {
         return;
     }
-    let server = RabbitMq::start().await.unwrap();
+    let server = RabbitMq::start_with(generation).await.unwrap();
     let (_connection, channel) = connect(&server).await;
     declare(&channel).await.unwrap();
     assert!(matches!(
@@ -95,5 +104,7 @@ async fn a_quorum_queue_keeps_what_was_confirmed_when_rabbitmq_is_killed() {
     get(&channel).await.unwrap_err();
     let last = server.pid();
     drop(server);
-    assert!(!runs(last) && !folder.exists());
+    assert!(!runs(last));
+    // From the other root it is not seen where the folder is.
+    assert!(generation == Generation::V4 || !folder.exists());
 }

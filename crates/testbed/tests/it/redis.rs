@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use testbed::{Data, Redis, RedisOptions};
+use testbed::{Data, Flavour, Redis, RedisOptions};
 
 use crate::{runs, skipped, until};
 
@@ -32,7 +32,21 @@ async fn get(connection: &mut MultiplexedConnection, key: &str) -> Option<String
 
 #[tokio::test]
 async fn a_redis_with_a_log_of_writes_keeps_them_when_it_is_killed() {
-    if skipped(Redis::missing()) {
+    keeps_its_writes(Flavour::Installed).await;
+}
+
+#[tokio::test]
+async fn redis_8_keeps_them_too() {
+    keeps_its_writes(Flavour::Redis8).await;
+}
+
+#[tokio::test]
+async fn valkey_8_keeps_them_too() {
+    keeps_its_writes(Flavour::Valkey8).await;
+}
+
+async fn keeps_its_writes(flavour: Flavour) {
+    if skipped(Redis::missing_with(flavour)) {
         return;
     }
     let options = RedisOptions {
@@ -40,7 +54,7 @@ async fn a_redis_with_a_log_of_writes_keeps_them_when_it_is_killed() {
         extra: vec!["--appendfsync".into(), "always".into()],
         ..Default::default()
     };
-    let server = Redis::start(options).await.unwrap();
+    let server = Redis::start_with(flavour, options).await.unwrap();
     let mut connection = connect(&server).await;
     set(&mut connection, "key", "value").await.unwrap();
     let first = server.pid();
