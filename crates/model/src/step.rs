@@ -1,0 +1,192 @@
+//! What each action does. An action that is not possible in a state is `None`.
+
+mod fault;
+mod generation;
+mod publish;
+mod read;
+mod send;
+mod store;
+
+use crate::action::{Action, PodIndex, Task};
+use crate::config::Config;
+use crate::state::{Generation, Job, Pod, Publish, Redis, Server, State};
+
+/// A state that is being changed.
+struct Step<'a> {
+    config: &'a Config,
+    state: State,
+}
+
+/// Done, or not possible.
+type Taken = Option<()>;
+
+/// The state after an action.
+pub fn take(config: &Config, state: &State, action: Action) -> Option<State> {
+    let mut step = Step {
+        config,
+        state: state.clone(),
+    };
+    step.take(action)?;
+    Some(step.state)
+}
+
+/// What may be possible; [`take`] has the last word.
+pub fn actions(config: &Config, state: &State, actions: &mut Vec<Action>) {
+    for (pod, it) in (0..).zip(&state.pods) {
+        of_pod(config, state, pod, it, actions);
+    }
+    for redis in 0..=state.primary() {
+        if state.redis(redis).is_some_and(|redis| redis.room.is_some()) {
+            if config.reader {
+                actions.push(Action::Read { redis });
+            }
+            actions.push(Action::Mark { redis });
+            if state.left.ages > 0 {
+                actions.push(Action::Age { redis });
+            }
+            if state.left.expiries > 0 {
+                actions.push(Action::Expire { redis });
+            }
+        }
+    }
+    if config.reader {
+        actions.push(Action::ReadStored);
+    }
+    actions.extend([Action::Store, Action::AckDelivery]);
+    fault::actions(state, actions);
+}
+
+fn of_pod(config: &Config, state: &State, pod: PodIndex, it: &Pod, actions: &mut Vec<Action>) {
+    if it.redis != Some(state.primary()) {
+        actions.push(Action::Connect { pod });
+    }
+    if it.redis.is_some() {
+        match (it.raise, it.generation) {
+            (Some(_), _) => actions.push(Action::GoOnRaising { pod }),
+            (None, None) => actions.push(Action::FindOut { pod }),
+            (None, Some(_)) => actions.push(Action::RaiseWithoutExchange { pod }),
+        }
+    }
+    match it.job {
+        Job::Idle if state.clients.sends > 0 => {
+            let known = state.clients.messages.saturating_add(1);
+            for id in 1..=config.messages.min(known) {
+                actions.push(Action::Send { pod, id });
+            }
+        }
+        Job::Idle => {}
+        Job::Start { .. } | Job::LookedUp { .. } => actions.push(Action::Append { pod }),
+        Job::Ticketed { .. } => actions.push(Action::ReadLast { pod }),
+        Job::Seeding { .. } => actions.push(Action::Seed { pod }),
+        Job::Asking { .. } => actions.push(Action::LookUp { pod }),
+        Job::Placed(publish) => of_publish(config, pod, Task::Job, publish, actions),
+        Job::Waiting { .. } => actions.push(Action::Answer { pod }),
+    }
+    match it.help {
+        None => actions.push(Action::Help { pod }),
+        Some(publish) => of_publish(config, pod, Task::Help, publish, actions),
+    }
+    if state.left.crashes > 0 {
+        actions.push(Action::CrashPod { pod });
+    }
+}
+
+fn of_publish(
+    config: &Config,
+    pod: PodIndex,
+    task: Task,
+    publish: Publish,
+    actions: &mut Vec<Action>,
+) {
+    use crate::state::Flight::{Confirmed, Routed, Sent};
+    match publish.flight {
+        Sent => actions.extend([true, false].map(|heard| Action::Publish { pod, task, heard })),
+        Routed => actions.push(Action::Enqueue { pod, task }),
+        Confirmed => {
+            actions.push(Action::Confirm { pod, task });
+            if task == Task::Job && !config.safeguards.ack_after_redis {
+                actions.push(Action::AckAlone { pod });
+            }
+            if config.reader {
+                actions.push(Action::HandOut { pod, task });
+            }
+        }
+    }
+}
+
+impl Step<'_> {
+    fn take(&mut self, action: Action) -> Taken {
+        match action {
+            Action::Send { pod, id } => self.send(pod, id),
+            Action::Connect { pod } => self.connect(pod),
+            Action::FindOut { pod } => self.find_out(pod),
+            Action::RaiseWithoutExchange { pod } => self.raise_without_exchange(pod),
+            Action::GoOnRaising { pod } => self.go_on_raising(pod),
+            Action::Append { pod } => self.append(pod),
+            Action::ReadLast { pod } => self.read_last(pod),
+            Action::Seed { pod } => self.seed(pod),
+            Action::LookUp { pod } => self.look_up(pod),
+            Action::Help { pod } => self.help(pod),
+            Action::Publish { pod, task, heard } => self.publish(pod, task, heard),
+            Action::Enqueue { pod, task } => self.enqueue(pod, task),
+            Action::Confirm { pod, task } => self.confirm(pod, task),
+            Action::AckAlone { pod } => self.ack_alone(pod),
+            Action::Answer { pod } => self.answer(pod),
+            Action::HandOut { pod, task } => self.hand_out(pod, task),
+            Action::Read { redis } => self.read(redis),
+            Action::ReadStored => self.read_stored(),
+            Action::Store => self.store(),
+            Action::AckDelivery => self.ack_delivery(),
+            Action::Mark { redis } => self.mark(redis),
+            Action::Age { redis } => self.age(redis),
+            Action::Expire { redis } => self.expire(redis),
+            Action::CrashPod { pod } => self.crash_pod(pod),
+            Action::CrashWorker => self.crash_worker(),
+            Action::Flush => self.flush(),
+            Action::Copy => self.copy(),
+            Action::Restart { empty } => self.restart(empty),
+            Action::FailOver { empty } => self.fail_over(empty),
+            Action::Reload => self.reload(),
+            Action::Unbind => self.unbind(),
+        }
+    }
+
+    fn pod(&mut self, pod: PodIndex) -> &mut Pod {
+        &mut self.state.pods[usize::from(pod)]
+    }
+
+    /// The Redis a pod is connected to.
+    fn redis_of(&mut self, pod: PodIndex) -> Option<&mut Redis> {
+        let server = self.pod(pod).redis?;
+        self.state.redis_mut(server)
+    }
+
+    /// The Redis of a pod and the generation the pod verified for it.
+    fn verified(&mut self, pod: PodIndex) -> Option<(Server, Generation)> {
+        let pod = self.pod(pod);
+        Some((pod.redis?, pod.generation?))
+    }
+
+    /// Another generation counts, or none: what was found out for this one no longer does.
+    fn doubt(&mut self, pod: PodIndex) {
+        let keeps_look_up = !self.config.safeguards.look_up_of_generation;
+        let pod = self.pod(pod);
+        pod.generation = None;
+        pod.job = match pod.job {
+            Job::LookedUp { .. } if keeps_look_up => pod.job,
+            Job::Ticketed { id }
+            | Job::Seeding { id, .. }
+            | Job::Asking { id }
+            | Job::LookedUp { id } => Job::Start { id },
+            job => job,
+        };
+    }
+
+    /// A pod has no connection, or another one.
+    fn reconnect(&mut self, pod: PodIndex, redis: Option<Server>) {
+        self.doubt(pod);
+        let pod = self.pod(pod);
+        pod.redis = redis;
+        pod.raise = None;
+    }
+}
