@@ -16,41 +16,83 @@ pub enum Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// A client sends a message, for the first time or again.
-    Send { pod: PodIndex, id: Id },
+    Send {
+        pod: PodIndex,
+        id: Id,
+    },
     /// A pod connects to the primary; a connection to a former one is given up.
-    Connect { pod: PodIndex },
+    Connect {
+        pod: PodIndex,
+    },
     /// A pod compares the record in MongoDB with its Redis: what is open is used, else the generation is raised (its
     /// step 1). An opening may count as abandoned at any time.
-    FindOut { pod: PodIndex },
+    FindOut {
+        pod: PodIndex,
+    },
     /// A pod whose publish was returned in the open generation raises it (step 1).
-    RaiseWithoutExchange { pod: PodIndex },
+    RaiseWithoutExchange {
+        pod: PodIndex,
+    },
     /// Steps 2 to 5 of a raise: delete the older exchanges, declare and bind the new one, set the generation in Redis,
     /// open.
-    GoOnRaising { pod: PodIndex },
+    GoOnRaising {
+        pod: PodIndex,
+    },
     /// `log_append`; when the room is cold, `log_ticket` with it.
-    Append { pod: PodIndex },
+    Append {
+        pod: PodIndex,
+    },
     /// The last seq of the room in MongoDB, after the ticket.
-    ReadLast { pod: PodIndex },
+    ReadLast {
+        pod: PodIndex,
+    },
     /// `log_seed`.
-    Seed { pod: PodIndex },
+    Seed {
+        pod: PodIndex,
+    },
     /// The look-up of an id in MongoDB, after the fence is stored.
-    LookUp { pod: PodIndex },
+    LookUp {
+        pod: PodIndex,
+    },
     /// `log_help`: the first pending event is taken over.
-    Help { pod: PodIndex },
+    Help {
+        pod: PodIndex,
+    },
     /// A publish reaches the broker: it is in the queue, or returned. `heard`: the publisher gets the confirm.
-    Publish { pod: PodIndex, task: Task, heard: bool },
+    Publish {
+        pod: PodIndex,
+        task: Task,
+        heard: bool,
+    },
     /// What an exchange took reaches the queue. Only when the broker's nodes do not agree.
-    Enqueue { pod: PodIndex, task: Task },
-    /// `log_confirm` after the broker's confirm; then the sender is answered or waits for what is before.
-    Confirm { pod: PodIndex, task: Task },
+    Enqueue {
+        pod: PodIndex,
+        task: Task,
+    },
+    /// `log_confirm` after the broker's confirm: when Redis takes it in the generation of the event, the sender is answered
+    /// or waits for what is before, and the event may be `shown` to the reader, by this pod or over the relay. Else it is
+    /// in doubt.
+    Confirm {
+        pod: PodIndex,
+        task: Task,
+        shown: bool,
+    },
     /// The sender is answered after the broker's confirm without Redis. Only without that safeguard.
-    AckAlone { pod: PodIndex },
+    AckAlone {
+        pod: PodIndex,
+    },
+    /// The reader is shown the event after the broker's confirm without Redis. Only without that safeguard.
+    ShowAlone {
+        pod: PodIndex,
+    },
     /// A sender who waits: answered when their event is safe, or in doubt.
-    Answer { pod: PodIndex },
-    /// A confirmed event is handed to the reader, by its pod or over the relay.
-    HandOut { pod: PodIndex, task: Task },
+    Answer {
+        pod: PodIndex,
+    },
     /// The reader gets the next event through some Redis.
-    Read { redis: Server },
+    Read {
+        redis: Server,
+    },
     /// The reader gets the next event from MongoDB alone.
     ReadStored,
     /// The worker inserts the next event.
@@ -58,22 +100,34 @@ pub enum Action {
     /// The worker acknowledges an event.
     AckDelivery,
     /// `log_persisted`.
-    Mark { redis: Server },
+    Mark {
+        redis: Server,
+    },
     /// Redis trims what is stored and forgets its ids: more than 20 minutes have passed.
-    Age { redis: Server },
+    Age {
+        redis: Server,
+    },
     /// Redis forgets a room of which all is stored: more than 20 minutes have passed.
-    Expire { redis: Server },
-    CrashPod { pod: PodIndex },
+    Expire {
+        redis: Server,
+    },
+    CrashPod {
+        pod: PodIndex,
+    },
     CrashWorker,
     /// `FLUSHALL` on the primary.
     Flush,
     /// The replica or the backup is what the primary is now, and stays behind from here on.
     Copy,
     /// The primary dies; the next one has the copy, or nothing.
-    Restart { empty: bool },
+    Restart {
+        empty: bool,
+    },
     /// Another primary, with the copy or nothing, takes over; the former one lives on.
-    FailOver { empty: bool },
-    /// The primary's data is replaced by the copy below living connections.
+    FailOver {
+        empty: bool,
+    },
+    /// The primary's data is replaced by the copy.
     Reload,
     /// The exchange of the open generation loses its binding.
     Unbind,

@@ -15,6 +15,8 @@ pub struct Config {
     pub reader: bool,
     /// Redis does not have the room at the beginning.
     pub cold: bool,
+    /// The ids of messages tell no time.
+    pub random_ids: bool,
     /// States that differ only in the names of the pods count as one. Halves the work; in a trace the names may change.
     pub symmetry: bool,
     pub faults: Faults,
@@ -31,6 +33,7 @@ impl Default for Config {
             generations: 0,
             reader: true,
             cold: false,
+            random_ids: false,
             symmetry: false,
             faults: Faults::default(),
             safeguards: Safeguards::default(),
@@ -62,8 +65,7 @@ pub struct Faults {
     pub ages: u8,
     /// Redis forgets a room of which all is stored.
     pub expiries: u8,
-    /// The primary's data is replaced by an older copy below living connections. Only with [`Servers::connections_end`]
-    /// off.
+    /// The primary's data is replaced by an older copy: it was a replica for a while.
     pub reloads: u8,
 }
 
@@ -94,8 +96,8 @@ pub struct Safeguards {
     pub verify_redis: bool,
     /// A sender is answered by `safe` of the generation of their event only.
     pub safe_of_generation: bool,
-    /// A sender is answered only when Redis took the confirm, in the generation of the event.
-    pub ack_after_redis: bool,
+    /// An event is acknowledged and shown only when Redis took the confirm, in the generation of the event.
+    pub redis_confirms: bool,
     /// What a look-up found holds for one generation.
     pub look_up_of_generation: bool,
     /// What a look-up found holds for less time than Redis remembers ids.
@@ -121,7 +123,7 @@ impl Default for Safeguards {
             seed_per_generation: true,
             verify_redis: true,
             safe_of_generation: true,
-            ack_after_redis: true,
+            redis_confirms: true,
             look_up_of_generation: true,
             fresh_look_up: true,
             insert_before_ack: true,
@@ -151,7 +153,7 @@ impl Safeguards {
         seed_per_generation,
         verify_redis,
         safe_of_generation,
-        ack_after_redis,
+        redis_confirms,
         look_up_of_generation,
         fresh_look_up,
         insert_before_ack,
@@ -181,7 +183,7 @@ impl Faults {
 
 impl Config {
     pub const NUMBERS: &[Named<Self, u8>] = named![pods, messages, sends, generations];
-    pub const SWITCHES: &[Named<Self, bool>] = named![reader, cold, symmetry];
+    pub const SWITCHES: &[Named<Self, bool>] = named![reader, cold, random_ids, symmetry];
 
     /// Sets a number, a fault or a switch (0 or 1), or takes a safeguard or an assumption away (`without=<name>`).
     ///
@@ -223,7 +225,7 @@ fn find<'a, T, V>(all: &[Named<T, V>], of: &'a mut T, name: &str) -> Option<&'a 
 pub struct Servers {
     /// What an exchange took is in the queue before its deletion is over.
     pub broker_agrees: bool,
-    /// A Redis whose data is replaced by another's ends its connections.
+    /// A Redis whose data is replaced by another's has other ids afterwards and no connections from before.
     pub connections_end: bool,
 }
 

@@ -12,7 +12,9 @@ mod step;
 
 pub use action::{Action, PodIndex, Task};
 pub use config::{Config, Faults, Safeguards, Servers};
-pub use properties::{ACKED_IS_KEPT, NOTHING_IS_PARKED, ONE_ORDER, SEEN_IS_DURABLE, SEND_AGAIN};
+pub use properties::{
+    ACKED_IS_KEPT, NOTHING_IS_PARKED, ONE_ORDER, PROMISES, SEEN_IS_DURABLE, SEND_AGAIN,
+};
 pub use state::{Event, State};
 use stateright::{Model, Property};
 

@@ -3,21 +3,26 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use model::{Config, Faults, Log, Safeguards, Servers};
+use model::{Config, Faults, Log, PROMISES, Safeguards, Servers};
 use stateright::{Checker, HasDiscoveries, Model};
 
 fn main() -> ExitCode {
     let mut config = Config::default();
     let mut seconds = 600;
     let mut by_depth = false;
+    let mut parked = false;
     for setting in std::env::args().skip(1) {
         let set = match setting.strip_prefix("seconds=") {
             Some(value) => value
                 .parse()
                 .map(|value| seconds = value)
-                .map_err(|e| e.to_string()),
+                .map_err(|e: std::num::ParseIntError| e.to_string()),
             None if setting == "dfs" => {
                 by_depth = true;
+                Ok(())
+            }
+            None if setting == "parked" => {
+                parked = true;
                 Ok(())
             }
             None => config.set(&setting),
@@ -27,10 +32,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
+    let until = if parked {
+        HasDiscoveries::AnyFailures
+    } else {
+        HasDiscoveries::AnyOf(PROMISES.into())
+    };
     let begun = Instant::now();
     let checker = Log { config }
         .checker()
-        .finish_when(HasDiscoveries::AnyFailures)
+        .finish_when(until)
         .timeout(Duration::from_secs(seconds));
     if by_depth {
         report(&checker.spawn_dfs().join(), begun, seconds)
@@ -55,7 +65,9 @@ fn report(checker: &impl Checker<Log>, begun: Instant, seconds: u64) -> ExitCode
         let is_promise = matches!(property.expectation, stateright::Expectation::Always);
         let says = match (is_promise, found) {
             (true, None) => "no counter-example".to_owned(),
-            (true, Some(path)) => format!("broken after {} steps", path.clone().into_actions().len()),
+            (true, Some(path)) => {
+                format!("broken after {} steps", path.clone().into_actions().len())
+            }
             (false, None) => "never".to_owned(),
             (false, Some(path)) => format!("after {} steps", path.clone().into_actions().len()),
         };
@@ -86,7 +98,7 @@ fn report(checker: &impl Checker<Log>, begun: Instant, seconds: u64) -> ExitCode
 fn usage() -> String {
     let names = |names: Vec<&str>| names.join(" ");
     format!(
-        "usage: model [<name>=<number>]... [without=<safeguard>]... [seconds=600] [dfs]\n\
+        "usage: model [<name>=<number>]... [without=<safeguard>]... [seconds=600] [dfs] [parked]\n\
          numbers: {} {} {}\nsafeguards: {}\nassumptions: {}",
         names(Config::NUMBERS.iter().map(|(name, _)| *name).collect()),
         names(Config::SWITCHES.iter().map(|(name, _)| *name).collect()),

@@ -16,18 +16,25 @@ pub const SEND_AGAIN: &str = "P4 send again safely";
 /// The worker never meets something that contradicts what is stored.
 pub const NOTHING_IS_PARKED: &str = "nothing is parked";
 
+/// P1 to P4.
+pub const PROMISES: [&str; 4] = [ACKED_IS_KEPT, ONE_ORDER, SEEN_IS_DURABLE, SEND_AGAIN];
+
 pub fn all() -> Vec<Property<Log>> {
     vec![
         Property::always(ACKED_IS_KEPT, |_, state: &State| acked_is_kept(state)),
         Property::always(ONE_ORDER, |_, state: &State| one_order(state)),
         Property::always(SEEN_IS_DURABLE, |_, state: &State| seen_is_durable(state)),
         Property::always(SEND_AGAIN, |_, state: &State| send_again(state)),
-        Property::always(NOTHING_IS_PARKED, |_, state: &State| !state.durable().has_parked),
+        Property::always(NOTHING_IS_PARKED, |_, state: &State| {
+            !state.durable().has_parked
+        }),
         Property::sometimes("an ack", |_, state: &State| {
             state.clients.acks.iter().any(|seq| *seq > 0)
         }),
         Property::sometimes("an ack given again", |_, state: &State| state.clients.again),
-        Property::sometimes("an event helped through", |_, state: &State| is_helped(state)),
+        Property::sometimes("an event helped through", |_, state: &State| {
+            is_helped(state)
+        }),
         Property::sometimes("a second generation open", |_, state: &State| {
             state.mongo.record.generation > 0 && state.mongo.record.is_open
         }),
@@ -48,7 +55,11 @@ fn acked_is_kept(state: &State) -> bool {
     }
     let durable = state.durable();
     (1..).zip(acks).all(|(id, seq)| {
-        *seq == 0 || durable.events.iter().any(|event| event.id == id && event.seq == *seq)
+        *seq == 0
+            || durable
+                .events
+                .iter()
+                .any(|event| event.id == id && event.seq == *seq)
     })
 }
 
@@ -81,7 +92,13 @@ fn is_helped(state: &State) -> bool {
         pod.help.is_some_and(|help| {
             help.event.id != FENCE
                 && help.flight == Flight::Confirmed
-                && state.broker.queue.iter().filter(|event| **event == help.event).count() == 1
+                && state
+                    .broker
+                    .queue
+                    .iter()
+                    .filter(|event| **event == help.event)
+                    .count()
+                    == 1
         })
     })
 }

@@ -128,9 +128,8 @@ impl Stored {
         if self.events.contains(&event) {
             return;
         }
-        let is_refused = |other: &Event| {
-            other.seq == event.seq || (other.id == FENCE && other.seq > event.seq)
-        };
+        let is_refused =
+            |other: &Event| other.seq == event.seq || (other.id == FENCE && other.seq > event.seq);
         let is_again = |other: &Event| event.id != FENCE && other.id == event.id;
         if self.events.iter().any(is_refused) {
             self.has_parked = true;

@@ -103,12 +103,10 @@ fn of_publish(
         Sent => actions.extend([true, false].map(|heard| Action::Publish { pod, task, heard })),
         Routed => actions.push(Action::Enqueue { pod, task }),
         Confirmed => {
-            actions.push(Action::Confirm { pod, task });
-            if task == Task::Job && !config.safeguards.ack_after_redis {
-                actions.push(Action::AckAlone { pod });
-            }
-            if config.reader {
-                actions.push(Action::HandOut { pod, task });
+            let confirm = |shown| Action::Confirm { pod, task, shown };
+            actions.extend([true, false].map(confirm));
+            if task == Task::Job && !config.safeguards.redis_confirms {
+                actions.extend([Action::AckAlone { pod }, Action::ShowAlone { pod }]);
             }
         }
     }
@@ -129,10 +127,10 @@ impl Step<'_> {
             Action::Help { pod } => self.help(pod),
             Action::Publish { pod, task, heard } => self.publish(pod, task, heard),
             Action::Enqueue { pod, task } => self.enqueue(pod, task),
-            Action::Confirm { pod, task } => self.confirm(pod, task),
+            Action::Confirm { pod, task, shown } => self.confirm(pod, task, shown),
             Action::AckAlone { pod } => self.ack_alone(pod),
+            Action::ShowAlone { pod } => self.show_alone(pod),
             Action::Answer { pod } => self.answer(pod),
-            Action::HandOut { pod, task } => self.hand_out(pod, task),
             Action::Read { redis } => self.read(redis),
             Action::ReadStored => self.read_stored(),
             Action::Store => self.store(),

@@ -64,6 +64,11 @@ impl Step<'_> {
 
     pub(super) fn restart(&mut self, empty: bool) -> Taken {
         spend(&mut self.state.left.restarts)?;
+        self.come_back(empty)
+    }
+
+    /// Another process, with other ids and without the connections of the former one.
+    fn come_back(&mut self, empty: bool) -> Taken {
         let former = self.state.primary();
         self.succeed(empty)?;
         self.state.redises[usize::from(former)] = None;
@@ -96,6 +101,9 @@ impl Step<'_> {
 
     pub(super) fn reload(&mut self) -> Taken {
         spend(&mut self.state.left.reloads)?;
+        if self.config.servers.connections_end {
+            return self.come_back(false);
+        }
         let copy = self.state.copy.clone()?;
         let primary = self.state.primary();
         *self.state.redis_mut(primary)? = copy;

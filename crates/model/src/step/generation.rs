@@ -37,8 +37,7 @@ impl Step<'_> {
     pub(super) fn raise_without_exchange(&mut self, pod: PodIndex) -> Taken {
         let (redis, generation) = self.verified(pod)?;
         let record = self.state.mongo.record;
-        let holds =
-            record.is_open && record.generation == generation && record.redis == redis;
+        let holds = record.is_open && record.generation == generation && record.redis == redis;
         if !holds || self.routes(generation) {
             return None;
         }
@@ -106,6 +105,9 @@ impl Step<'_> {
     }
 
     fn delete_exchanges_before(&mut self, generation: Generation) {
+        if !self.config.safeguards.exchange_per_generation {
+            return;
+        }
         let kept = u8::MAX << generation;
         self.state.broker.exchanges &= kept;
         self.state.broker.bound &= kept;

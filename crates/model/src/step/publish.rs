@@ -2,7 +2,7 @@
 
 use super::{Step, Taken};
 use crate::action::{PodIndex, Task};
-use crate::state::{FENCE, Flight, Job, Publish, generation};
+use crate::state::{Event, FENCE, Flight, Job, Publish, generation};
 
 impl Step<'_> {
     fn publish_of(&mut self, pod: PodIndex, task: Task) -> Option<&mut Publish> {
@@ -82,7 +82,7 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn confirm(&mut self, pod: PodIndex, task: Task) -> Taken {
+    pub(super) fn confirm(&mut self, pod: PodIndex, task: Task, shown: bool) -> Taken {
         let event = self.publish_of(pod, task)?.event;
         // The connection need not be a verified one.
         let room = self.redis_of(pod)?.room.as_mut();
@@ -91,6 +91,10 @@ impl Step<'_> {
             room.confirm(event.seq);
             room.safe()
         });
+        if shown {
+            safe?;
+            self.show_next(event)?;
+        }
         match (task, safe) {
             (Task::Help, _) => self.pod(pod).help = None,
             (Task::Job, Some(safe)) if safe >= event.seq => self.ack(pod, event),
@@ -102,7 +106,13 @@ impl Step<'_> {
 
     pub(super) fn ack_alone(&mut self, pod: PodIndex) -> Taken {
         let publish = *self.publish_of(pod, Task::Job)?;
-        (publish.flight == Flight::Confirmed).then(|| self.ack(pod, publish.event))
+        self.ack(pod, publish.event);
+        Some(())
+    }
+
+    pub(super) fn show_alone(&mut self, pod: PodIndex) -> Taken {
+        let publish = *self.publish_of(pod, Task::Job)?;
+        self.show_next(publish.event)
     }
 
     pub(super) fn answer(&mut self, pod: PodIndex) -> Taken {
@@ -111,9 +121,7 @@ impl Step<'_> {
         };
         let of_generation = self.config.safeguards.safe_of_generation;
         let room = self.redis_of(pod)?.room.as_ref();
-        let room = room.filter(|room| {
-            !of_generation || room.generation == generation(event.seq)
-        });
+        let room = room.filter(|room| !of_generation || room.generation == generation(event.seq));
         match room.map(|room| room.safe()) {
             Some(safe) if safe >= event.seq => self.ack(pod, event),
             Some(_) => return None,
@@ -122,9 +130,9 @@ impl Step<'_> {
         Some(())
     }
 
-    pub(super) fn hand_out(&mut self, pod: PodIndex, task: Task) -> Taken {
-        let event = self.publish_of(pod, task)?.event;
+    /// A confirmed event is handed to the reader if it is the next one.
+    fn show_next(&mut self, event: Event) -> Taken {
         let follows = event.id != FENCE && event.seq == self.state.reader.position() + 1;
-        follows.then(|| self.state.reader.seen.push(event))
+        (follows && self.config.reader).then(|| self.state.reader.seen.push(event))
     }
 }

@@ -26,11 +26,10 @@ impl Step<'_> {
             return Some(());
         }
         let safeguards = self.config.safeguards;
-        let is_old = self.state.clients.is_old(id);
+        let is_old = self.config.random_ids || self.state.clients.is_old(id);
         let redis = self.state.redis_mut(redis)?;
-        let is_here = |room: &&mut Room| {
-            room.generation == verified || !safeguards.seed_per_generation
-        };
+        let is_here =
+            |room: &&mut Room| room.generation == verified || !safeguards.seed_per_generation;
         let Some(room) = redis.room.as_mut().filter(is_here) else {
             redis.ticket = Some(pod);
             self.pod(pod).job = Job::Ticketed { id };
@@ -70,7 +69,9 @@ impl Step<'_> {
     fn is_stale(&mut self, pod: PodIndex, verified: Generation) -> bool {
         let checks = self.config.safeguards.generation_check;
         let is_stale = checks
-            && self.redis_of(pod).is_some_and(|redis| redis.generation != Some(verified));
+            && self
+                .redis_of(pod)
+                .is_some_and(|redis| redis.generation != Some(verified));
         if is_stale {
             self.doubt(pod);
         }

@@ -62,7 +62,10 @@ impl Step<'_> {
         }
         room.base = room.persisted;
         let stored = room.base;
-        let (gone, kept) = room.entries.iter().partition(|entry| entry.event.seq <= stored);
+        let (gone, kept) = room
+            .entries
+            .iter()
+            .partition(|entry| entry.event.seq <= stored);
         room.entries = kept;
         self.time_passes(gone);
         Some(())
