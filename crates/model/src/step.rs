@@ -40,7 +40,9 @@ pub fn actions(config: &Config, state: &State, actions: &mut Vec<Action>) {
             if config.reader {
                 actions.push(Action::Read { redis });
             }
-            actions.push(Action::Mark { redis });
+            if !state.mongo.stored.events.is_empty() {
+                actions.push(Action::Mark { redis });
+            }
             if state.left.ages > 0 {
                 actions.push(Action::Age { redis });
             }
@@ -49,10 +51,12 @@ pub fn actions(config: &Config, state: &State, actions: &mut Vec<Action>) {
             }
         }
     }
-    if config.reader {
+    if config.reader && state.mongo.stored.last() > state.reader.position() {
         actions.push(Action::ReadStored);
     }
-    actions.extend([Action::Store, Action::AckDelivery]);
+    if state.broker.held.is_some() || !state.broker.queue.is_empty() {
+        actions.extend([Action::Store, Action::AckDelivery]);
+    }
     fault::actions(state, actions);
 }
 
@@ -64,7 +68,11 @@ fn of_pod(config: &Config, state: &State, pod: PodIndex, it: &Pod, actions: &mut
         match (it.raise, it.generation) {
             (Some(_), _) => actions.push(Action::GoOnRaising { pod }),
             (None, None) => actions.push(Action::FindOut { pod }),
-            (None, Some(_)) => actions.push(Action::RaiseWithoutExchange { pod }),
+            (None, Some(generation)) => {
+                if !routes(config, state, generation) {
+                    actions.push(Action::RaiseWithoutExchange { pod });
+                }
+            }
         }
     }
     match it.job {
@@ -79,20 +87,43 @@ fn of_pod(config: &Config, state: &State, pod: PodIndex, it: &Pod, actions: &mut
         Job::Ticketed { .. } => actions.push(Action::ReadLast { pod }),
         Job::Seeding { .. } => actions.push(Action::Seed { pod }),
         Job::Asking { .. } => actions.push(Action::LookUp { pod }),
-        Job::Placed(publish) => of_publish(config, pod, Task::Job, publish, actions),
+        Job::Placed(publish) => of_publish(config, state, pod, Task::Job, publish, actions),
         Job::Waiting { .. } => actions.push(Action::Answer { pod }),
     }
     match it.help {
-        None => actions.push(Action::Help { pod }),
-        Some(publish) => of_publish(config, pod, Task::Help, publish, actions),
+        None if pending(state, it) => actions.push(Action::Help { pod }),
+        None => {}
+        Some(publish) => of_publish(config, state, pod, Task::Help, publish, actions),
     }
     if state.left.crashes > 0 {
         actions.push(Action::CrashPod { pod });
     }
 }
 
+/// Whether the Redis of a pod has a pending event.
+fn pending(state: &State, pod: &Pod) -> bool {
+    let redis = pod.redis.and_then(|redis| state.redis(redis));
+    let room = redis.and_then(|redis| redis.room.as_ref());
+    pod.generation.is_some() && room.is_some_and(|room| room.first_pending().is_some())
+}
+
+/// Whether what is published in a generation reaches the queue.
+fn routes(config: &Config, state: &State, generation: Generation) -> bool {
+    state.broker.bound & exchange(config, generation) != 0
+}
+
+/// The exchange that events of a generation are published to, as a bit.
+fn exchange(config: &Config, generation: Generation) -> u8 {
+    if config.safeguards.exchange_per_generation {
+        1 << generation
+    } else {
+        1
+    }
+}
+
 fn of_publish(
     config: &Config,
+    state: &State,
     pod: PodIndex,
     task: Task,
     publish: Publish,
@@ -100,7 +131,20 @@ fn of_publish(
 ) {
     use crate::state::Flight::{Confirmed, Routed, Sent};
     match publish.flight {
-        Sent => actions.extend([true, false].map(|heard| Action::Publish { pod, task, heard })),
+        Sent => {
+            actions.push(Action::Publish {
+                pod,
+                task,
+                heard: true,
+            });
+            if state.left.lost_confirms > 0 {
+                actions.push(Action::Publish {
+                    pod,
+                    task,
+                    heard: false,
+                });
+            }
+        }
         Routed => actions.push(Action::Enqueue { pod, task }),
         Confirmed => {
             let confirm = |shown| Action::Confirm { pod, task, shown };

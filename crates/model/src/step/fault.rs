@@ -1,6 +1,6 @@
 //! What goes wrong.
 
-use super::{Step, Taken};
+use super::{Step, Taken, exchange};
 use crate::action::{Action, PodIndex};
 use crate::state::{Pod, Redis, State};
 
@@ -113,7 +113,7 @@ impl Step<'_> {
     pub(super) fn unbind(&mut self) -> Taken {
         spend(&mut self.state.left.unbinds)?;
         let open = self.state.mongo.record.generation;
-        let exchange = self.exchange(open);
+        let exchange = exchange(self.config, open);
         if self.state.broker.bound & exchange == 0 {
             return None;
         }

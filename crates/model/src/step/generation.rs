@@ -1,6 +1,6 @@
 //! Connections to Redis, and raising the generation.
 
-use super::{Step, Taken};
+use super::{Step, Taken, routes};
 use crate::action::PodIndex;
 use crate::state::{Generation, Raise};
 
@@ -38,7 +38,7 @@ impl Step<'_> {
         let (redis, generation) = self.verified(pod)?;
         let record = self.state.mongo.record;
         let holds = record.is_open && record.generation == generation && record.redis == redis;
-        if !holds || self.routes(generation) {
+        if !holds || routes(self.config, &self.state, generation) {
             return None;
         }
         self.doubt(pod);
@@ -111,19 +111,5 @@ impl Step<'_> {
         let kept = u8::MAX << generation;
         self.state.broker.exchanges &= kept;
         self.state.broker.bound &= kept;
-    }
-
-    /// The exchange that events of a generation are published to, as a bit.
-    pub(super) fn exchange(&self, generation: Generation) -> u8 {
-        if self.config.safeguards.exchange_per_generation {
-            1 << generation
-        } else {
-            1
-        }
-    }
-
-    /// Whether what is published to it reaches the queue.
-    pub(super) fn routes(&self, generation: Generation) -> bool {
-        self.state.broker.bound & self.exchange(generation) != 0
     }
 }

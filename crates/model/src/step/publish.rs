@@ -1,6 +1,6 @@
 //! From a place in the log to the queue, and the answer to the sender.
 
-use super::{Step, Taken};
+use super::{Step, Taken, exchange, routes};
 use crate::action::{PodIndex, Task};
 use crate::state::{Event, FENCE, Flight, Job, Publish, generation};
 
@@ -34,8 +34,8 @@ impl Step<'_> {
 
     pub(super) fn publish(&mut self, pod: PodIndex, task: Task, heard: bool) -> Taken {
         let Publish { event, via, .. } = *self.publish_of(pod, task)?;
-        let exists = self.state.broker.exchanges & self.exchange(via) != 0;
-        let is_routed = self.routes(via);
+        let exists = self.state.broker.exchanges & exchange(self.config, via) != 0;
+        let is_routed = routes(self.config, &self.state, via);
         if !is_routed && (self.config.safeguards.mandatory || !exists) {
             return heard.then(|| self.returned(pod, task));
         }
