@@ -13,6 +13,7 @@ mod health;
 mod log;
 pub mod migrations;
 pub mod mongo;
+pub mod presence;
 mod publisher;
 pub mod redis;
 pub mod relay;

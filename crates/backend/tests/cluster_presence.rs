@@ -1,0 +1,474 @@
+//! Presence of several processes over a real Redis.
+#![cfg(feature = "cluster")]
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use backend::cluster::presence::ClusterPresence;
+use backend::cluster::relay::{ClusterRelay, PodId, Upstream};
+use backend::cluster::settings::Endpoint;
+use backend::cluster::{Redis, Settings};
+use backend::conformance::presence as promises;
+use backend::relay::{Signal, Sink};
+use backend::{Backends, Config, Presence, Relay};
+use protocol::{Event, RoomId, SessionId, Status, UserId};
+use testbed::{Data, RedisOptions};
+
+const MOST: usize = 3;
+
+async fn family(test: impl AsyncFnOnce(&Backends)) {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let mut family = backend::open(Config::Embedded { data_dir }).await.unwrap();
+    let pod = Pod::start(&settings);
+    family.presence = Arc::new(pod.presence.clone());
+    family.relay = Arc::new(pod.relay.clone());
+    test(&family).await;
+    pod.close().await;
+    family.health.close().await;
+}
+
+macro_rules! promises {
+    ($($promise:ident),+ $(,)?) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $promise() {
+            family(async |family| promises::$promise(family).await).await;
+        })+
+    };
+}
+
+promises!(
+    sessions_make_users_online,
+    idle_sessions_make_users_away,
+    rooms_show_their_users,
+    signals_are_sent_once,
+    sessions_are_limited,
+);
+
+struct Pod {
+    presence: ClusterPresence,
+    relay: ClusterRelay,
+    heard: Arc<Heard>,
+}
+
+/// What the process was told.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(String, String, Status)>>);
+
+impl Sink for Heard {
+    fn events(&self, _: &[Arc<Event>]) {}
+
+    fn signal(&self, signal: &Signal) {
+        if let Signal::Presence {
+            room, user, status, ..
+        } = signal
+        {
+            let change = (room.to_string(), user.to_string(), *status);
+            self.0.lock().unwrap().push(change);
+        }
+    }
+}
+
+impl Upstream for Heard {
+    fn remote(&self, _: Vec<Arc<Event>>) {}
+    fn watched(&self, _: &RoomId) {}
+    fn unwatched(&self, _: &RoomId) {}
+    fn lost(&self) {}
+}
+
+impl Pod {
+    fn start(settings: &Settings) -> Self {
+        let redis = Redis::new(settings).unwrap();
+        let relay = ClusterRelay::new(settings, redis.clone(), PodId::generate());
+        let heard = Arc::new(Heard::default());
+        relay.attach(heard.clone());
+        relay.start(heard.clone());
+        let presence = ClusterPresence::start(redis, relay.clone());
+        Self {
+            presence,
+            relay,
+            heard,
+        }
+    }
+
+    async fn close(&self) {
+        self.presence.close().await;
+        self.relay.close().await;
+    }
+
+    async fn connect(&self, name: &str) -> SessionId {
+        let session = SessionId::generate();
+        let connected = self.presence.connect(session, &user(name), MOST).await;
+        connected.unwrap();
+        session
+    }
+
+    async fn enter(&self, session: SessionId, id: &str) {
+        self.presence.enter(session, &room(id)).await.unwrap();
+    }
+
+    async fn status(&self, name: &str) -> Status {
+        let found = self.presence.status(&[user(name)]).await.unwrap();
+        found[0].status
+    }
+
+    async fn present(&self, id: &str) -> Vec<String> {
+        let present = self.presence.present(&room(id), 10).await.unwrap();
+        assert_eq!(present.count, present.users.len() as u64);
+        present.users.iter().map(ToString::to_string).collect()
+    }
+
+    fn heard(&self) -> Vec<(String, String, Status)> {
+        self.heard.0.lock().unwrap().clone()
+    }
+}
+
+async fn shared() -> Option<Settings> {
+    if let Some(what) = testbed::missing() {
+        println!("skipped: needs {what}");
+        return None;
+    }
+    let servers = testbed::shared().await;
+    Some(settings(&servers.redis_url, &servers.rabbitmq_url))
+}
+
+/// A Redis of the test's own, beside the broker of all.
+async fn own_redis() -> Option<(testbed::Redis, Settings)> {
+    let shared = shared().await?;
+    let redis = testbed::Redis::start(RedisOptions::default())
+        .await
+        .unwrap();
+    let settings = settings(&redis.url(), &shared.rabbitmq.url);
+    Some((redis, settings))
+}
+
+fn settings(redis: &str, rabbitmq: &str) -> Settings {
+    let endpoint = |url: &str| Endpoint {
+        url: url.to_owned(),
+        verify: true,
+        ca_file: None,
+    };
+    Settings {
+        redis: endpoint(redis),
+        rabbitmq: endpoint(rabbitmq),
+        mongodb: endpoint("mongodb://127.0.0.1"),
+        namespace: testbed::namespace(),
+        shards: 1,
+        backlog_max: 1000,
+    }
+}
+
+fn room(text: &str) -> RoomId {
+    RoomId::parse(text).unwrap()
+}
+
+fn user(text: &str) -> UserId {
+    UserId::parse(text).unwrap()
+}
+
+fn change(room: &str, user: &str, status: Status) -> (String, String, Status) {
+    (room.to_owned(), user.to_owned(), status)
+}
+
+async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let looked = tokio::time::timeout(Duration::from_secs(20), async {
+        while !look().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    looked
+        .await
+        .unwrap_or_else(|_| panic!("{what} did not come"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_make_one_presence() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let (here, there) = (Pod::start(&settings), Pod::start(&settings));
+    let (first, second) = (here.connect("alice").await, there.connect("alice").await);
+    let carol = there.connect("carol").await;
+    here.enter(first, "general").await;
+    there.enter(second, "general").await;
+    there.enter(carol, "general").await;
+    for pod in [&here, &there] {
+        assert_eq!(pod.present("general").await, ["alice", "carol"]);
+        assert_eq!(pod.status("alice").await, Status::Online);
+    }
+    // The limit is one for all processes.
+    here.connect("alice").await;
+    let refused = there
+        .presence
+        .connect(SessionId::generate(), &user("alice"), MOST)
+        .await;
+    assert!(
+        matches!(refused, Err(backend::Error::Refused(_))),
+        "{refused:?}"
+    );
+
+    here.presence.disconnect(first).await.unwrap();
+    assert_eq!(there.present("general").await, ["alice", "carol"]);
+    there.presence.disconnect(second).await.unwrap();
+    assert_eq!(here.present("general").await, ["carol"]);
+    assert_eq!(there.status("alice").await, Status::Online);
+    // Of whoever has another room in common with alice nobody was told; in this one she came and went once.
+    let all = [here.heard(), there.heard()].concat();
+    let hers: Vec<_> = all
+        .into_iter()
+        .filter(|(_, user, _)| user == "alice")
+        .collect();
+    assert_eq!(
+        hers,
+        [
+            change("general", "alice", Status::Online),
+            change("general", "alice", Status::Offline)
+        ]
+    );
+    here.close().await;
+    assert_eq!(there.status("alice").await, Status::Offline);
+    there.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ends_in_order_takes_its_sessions_away() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let (here, there) = (Pod::start(&settings), Pod::start(&settings));
+    for n in 0..300 {
+        let session = here.connect(&format!("user-{n:03}")).await;
+        here.enter(session, "general").await;
+    }
+    here.close().await;
+    assert_eq!(there.present("general").await, Vec::<String>::new());
+    assert_eq!(there.status("user-007").await, Status::Offline);
+    there.close().await;
+}
+
+/// Runs in the background what is left of a pod that was killed: nothing.
+fn kill(runtime: tokio::runtime::Runtime, pod: Pod) {
+    runtime.shutdown_background();
+    drop(pod);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sessions_of_a_dead_process_end_within_ten_seconds() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dying = settings.clone();
+    let dead = runtime.spawn(async move {
+        let pod = Pod::start(&dying);
+        for name in ["alice", "bob"] {
+            let session = pod.connect(name).await;
+            pod.enter(session, "general").await;
+        }
+        pod
+    });
+    let dead = dead.await.unwrap();
+    let pods = [Pod::start(&settings), Pod::start(&settings)];
+    for pod in &pods {
+        pod.relay.watch(&room("general"));
+    }
+    let bob = pods[0].connect("bob").await;
+    pods[0].enter(bob, "general").await;
+    assert_eq!(pods[1].present("general").await, ["alice", "bob"]);
+    kill(runtime, dead);
+    let died = Instant::now();
+    eventually("her end", async || {
+        pods[1].present("general").await == ["bob"]
+    })
+    .await;
+    let took = died.elapsed();
+    assert!(took < Duration::from_millis(10_500), "{took:?}");
+    assert!(took > Duration::from_secs(7), "{took:?}");
+    assert_eq!(pods[0].status("alice").await, Status::Offline);
+    assert_eq!(pods[0].status("bob").await, Status::Online);
+    // One of the two has swept, and both heard it once. What bob does now comes after everything else.
+    pods[0].presence.set_idle(bob, true).await.unwrap();
+    for pod in &pods {
+        let last = change("general", "bob", Status::Away);
+        eventually("the last signal", async || pod.heard().contains(&last)).await;
+        let gone = change("general", "alice", Status::Offline);
+        assert_eq!(pod.heard(), [gone, last]);
+    }
+    for pod in &pods {
+        pod.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_lost_is_told_again_without_a_word() {
+    let Some((redis, settings)) = own_redis().await else {
+        return;
+    };
+    let (here, there) = (Pod::start(&settings), Pod::start(&settings));
+    let alice = here.connect("alice").await;
+    here.enter(alice, "general").await;
+    let carol = there.connect("carol").await;
+    there.enter(carol, "general").await;
+    let before = [here.heard(), there.heard()];
+
+    let flush = redis::cmd("FLUSHALL");
+    Redis::new(&settings)
+        .unwrap()
+        .query::<()>(&flush)
+        .await
+        .unwrap();
+    eventually("what was lost", async || {
+        here.present("general").await == ["alice", "carol"]
+    })
+    .await;
+    assert_eq!(there.status("alice").await, Status::Online);
+
+    redis.kill();
+    // Nobody waits for it, and nothing is known.
+    let began = Instant::now();
+    let bob = here.connect("bob").await;
+    here.enter(bob, "general").await;
+    assert_eq!(here.status("alice").await, Status::Unknown);
+    assert_eq!(here.present("general").await, Vec::<String>::new());
+    here.presence.disconnect(alice).await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!([here.heard(), there.heard()], before);
+
+    redis.restart(Data::Wiped).await.unwrap();
+    eventually("what was lost", async || {
+        here.present("general").await == ["bob", "carol"]
+    })
+    .await;
+    // Only what is new was said.
+    let mut news = here.heard()[before[0].len()..].to_vec();
+    news.sort_by(|a, b| a.1.cmp(&b.1));
+    assert_eq!(
+        news,
+        [
+            change("general", "alice", Status::Offline),
+            change("general", "bob", Status::Online)
+        ]
+    );
+    assert_eq!(there.heard(), before[1]);
+    here.close().await;
+    there.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_stands_still_holds_nobody_up() {
+    let Some((redis, settings)) = own_redis().await else {
+        return;
+    };
+    let (here, there) = (Pod::start(&settings), Pod::start(&settings));
+    let alice = here.connect("alice").await;
+    here.enter(alice, "general").await;
+    redis.stop();
+    let stopped = Instant::now();
+    let bob = here.connect("bob").await;
+    here.enter(bob, "general").await;
+    assert_eq!(here.status("alice").await, Status::Unknown);
+    assert!(
+        stopped.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        stopped.elapsed()
+    );
+    // Meanwhile all leases end.
+    tokio::time::sleep_until((stopped + Duration::from_secs(11)).into()).await;
+    redis.cont();
+    eventually("everybody", async || {
+        there.present("general").await == ["alice", "bob"]
+    })
+    .await;
+    // Long enough for whoever sweeps what the old leases had.
+    let keys = Redis::new(&settings).unwrap();
+    let mut leases = redis::cmd("ZCARD");
+    leases.arg(keys.key("presence:leases"));
+    eventually("the sweep", async || {
+        keys.query::<u64>(&leases)
+            .await
+            .is_ok_and(|leases| leases == 2)
+    })
+    .await;
+    assert_eq!(there.present("general").await, ["alice", "bob"]);
+    assert_eq!(here.status("alice").await, Status::Online);
+    let statuses = here
+        .heard()
+        .into_iter()
+        .filter(|(_, user, _)| user == "alice");
+    assert!(
+        statuses
+            .clone()
+            .all(|(.., status)| status == Status::Online)
+    );
+    here.close().await;
+    there.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_come_back_at_once() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let pod = Pod::start(&settings);
+    let began = Instant::now();
+    let clients: Vec<_> = (0..10_000)
+        .map(|n| {
+            let presence = pod.presence.clone();
+            tokio::spawn(async move {
+                let session = SessionId::generate();
+                let name = user(&format!("user-{n:05}"));
+                presence.connect(session, &name, MOST).await.unwrap();
+                for id in ["general", "random"] {
+                    presence.enter(session, &room(id)).await.unwrap();
+                    let present = presence.present(&room(id), 50).await.unwrap();
+                    assert!(present.count > 0);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    println!("10,000 clients in {:?}", began.elapsed());
+    let present = pod.presence.present(&room("general"), 1).await.unwrap();
+    assert_eq!(present.count, 10_000);
+    pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_ends() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let pod = Pod::start(&settings);
+    let alice = pod.connect("alice").await;
+    pod.enter(alice, "general").await;
+    let bob = pod.connect("bob").await;
+    pod.enter(bob, "general").await;
+    pod.presence.disconnect(bob).await.unwrap();
+    pod.relay.watch(&room("general"));
+    let redis = Redis::new(&settings).unwrap();
+    let mut all = redis::cmd("KEYS");
+    all.arg(redis.key("*"));
+    let mut keys: Vec<String> = Vec::new();
+    eventually("the route", async || {
+        keys = redis.query(&all).await.unwrap();
+        keys.iter().any(|key| key.ends_with(":pods"))
+    })
+    .await;
+    assert_eq!(keys.len(), 7, "{keys:?}");
+    for key in keys {
+        let mut ttl = redis::cmd("PTTL");
+        ttl.arg(&key);
+        let ttl: i64 = redis.query(&ttl).await.unwrap();
+        assert!(ttl > 0, "{key}");
+    }
+    pod.close().await;
+}
