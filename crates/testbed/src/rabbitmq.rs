@@ -102,9 +102,9 @@ impl RabbitMq {
         self.process.pid()
     }
 
-    /// Ends it as a crash would (SIGKILL). RabbitMQ 3.10 writes down the name of a new quorum queue three seconds late: one
-    /// that it has not written yet comes back without its messages and without a leader, for ever. Wait for
-    /// [`RabbitMq::written`] first.
+    /// Ends it as a crash would (SIGKILL). RabbitMQ, 3.10 and 4.0 alike, writes down the name of a new quorum queue three
+    /// seconds late: one that it has not written yet comes back without its messages and without a leader, for ever. Wait
+    /// for [`RabbitMq::written`] first.
     pub fn kill(&self) {
         self.process.kill();
     }
