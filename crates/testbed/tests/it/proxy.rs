@@ -92,18 +92,27 @@ async fn a_cut_closes_both_ends_and_refuses_until_it_is_healed() {
 #[tokio::test]
 async fn a_delay_makes_every_byte_late_but_not_slow() {
     let (proxy, _listener, mut client, mut server) = connected().await;
-    proxy.delay(A_WHILE);
-    let begun = Instant::now();
-    for part in ["one ", "two ", "three"] {
-        client.write_all(part.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let delay = Duration::from_millis(500);
+    proxy.delay(delay);
+    let sender = tokio::spawn(async move {
+        let mut sent = Vec::new();
+        for part in 0..10 {
+            sent.push(Instant::now());
+            client.write_all(&[part]).await.unwrap();
+            tokio::time::sleep(delay / 10).await;
+        }
+        (client, sent)
+    });
+    let mut received = Vec::new();
+    for part in 0..10 {
+        assert_eq!(server.read_u8().await.unwrap(), part);
+        received.push(Instant::now());
     }
-    expect("one two three", &mut server).await;
-    assert!(
-        begun.elapsed() >= A_WHILE && begun.elapsed() < 3 * A_WHILE,
-        "{:?}",
-        begun.elapsed()
-    );
+    let (mut client, sent) = sender.await.unwrap();
+    for (sent, received) in sent.into_iter().zip(received) {
+        let late = received - sent;
+        assert!(late >= delay && late < delay * 8 / 5, "{late:?}");
+    }
     proxy.delay(Duration::ZERO);
     arrives("at once", &mut server, &mut client).await;
 }

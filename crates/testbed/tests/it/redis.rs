@@ -107,6 +107,10 @@ async fn a_stopped_redis_answers_when_it_goes_on() {
     );
     server.cont();
     assert_eq!(answer.await.unwrap().as_deref(), Some("value"));
+    let pid = server.pid();
+    server.stop();
+    server.kill();
+    assert!(!runs(pid));
 }
 
 #[tokio::test]
