@@ -333,3 +333,100 @@ async fn a_broker_that_dies_delays_and_loses_nothing() {
     assert_kept(&pod.messages("general", 41).await, &acked);
     pod.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_room_that_redis_forgot_because_all_is_stored_goes_on_without_a_fence() {
+    let stage = Stage::new().await;
+    let pod = stage.pod().await;
+    let mut acked = load(&pod, "general", 20).await;
+    let store = Store::new(Mongo::new(&stage.settings).await.unwrap());
+    let begun = Instant::now();
+    while store
+        .contiguous(&room("general"), Seq::ZERO, 100)
+        .await
+        .unwrap()
+        .get()
+        < 20
+    {
+        assert!(begun.elapsed() < PATIENCE, "not stored");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let client = redis::Client::open(stage.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{}:room:*", stage.settings.namespace))
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert!(!keys.is_empty());
+    let () = redis::cmd("DEL")
+        .arg(keys)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(
+        pod.messages("general", 20).await.len(),
+        20,
+        "read from MongoDB alone"
+    );
+    acked.extend(load(&pod, "general", 5).await);
+    let all = pod.all("general").await;
+    assert_eq!(all.len(), 25, "and no fence");
+    assert_kept(&all, &acked);
+    pod.close().await;
+}
+
+/// What a pod's readers were shown.
+#[derive(Default)]
+struct Shown(std::sync::Mutex<Vec<Arc<Event>>>);
+
+impl backend::relay::Sink for Shown {
+    fn events(&self, events: &[Arc<Event>]) {
+        self.0.lock().unwrap().extend_from_slice(events);
+    }
+
+    fn signal(&self, _: &backend::relay::Signal) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_two_pods_append_reaches_the_readers_of_both_in_one_order() {
+    let stage = Stage::new().await;
+    let pods = [stage.pod().await, stage.pod().await];
+    let shown: Vec<Arc<Shown>> = pods.iter().map(|_| Arc::default()).collect();
+    for (pod, shown) in pods.iter().zip(&shown) {
+        pod.family.relay.attach(shown.clone());
+        pod.family.relay.watch(&room("general"));
+    }
+    let begun = Instant::now();
+    while shown.iter().any(|shown| shown.0.lock().unwrap().is_empty()) {
+        load(&pods[0], "general", 1).await;
+        assert!(begun.elapsed() < PATIENCE, "nobody watches");
+    }
+    let (a, b) = tokio::join!(
+        load(&pods[0], "general", 200),
+        load(&pods[1], "general", 200)
+    );
+    let all = pods[0].all("general").await;
+    assert_kept(&all, &a);
+    assert_kept(&all, &b);
+    for shown in &shown {
+        let begun = Instant::now();
+        loop {
+            let shown = shown.0.lock().unwrap().clone();
+            if shown.last() == all.last() {
+                assert_eq!(shown, all[all.len() - shown.len()..], "each once, in order");
+                break;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} of {}",
+                shown.len(),
+                all.len()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    for pod in pods {
+        pod.close().await;
+    }
+}
