@@ -15,8 +15,10 @@ pub mod migrations;
 pub mod mongo;
 pub mod presence;
 mod publisher;
+pub mod presence;
 pub mod redis;
 pub mod relay;
+pub mod search;
 mod sequencer;
 pub mod settings;
 pub mod store;
@@ -24,6 +26,7 @@ pub mod topology;
 
 use std::sync::Arc;
 
+use protocol::EventBody;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,15 +38,21 @@ pub use store::Store;
 
 use crate::{Backends, Result};
 use generation::Generations;
+use presence::ClusterPresence;
 use publisher::Publisher;
 use relay::{ClusterRelay, PodId};
+use search::MongoSearch;
 use sequencer::{Hearing, Sequencer};
 
 /// How often a start is tried again that failed because a server was away.
 const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
-#[doc(hidden)]
-pub async fn open_with(settings: Settings, rest: Backends) -> Result<Backends> {
+/// Opens the family. Servers that are away are no error: calls answer [`Unavailable`](crate::Error::Unavailable) until
+/// they are there.
+///
+/// # Errors
+/// When the settings cannot be used.
+pub async fn open(settings: Settings) -> Result<Backends> {
     let redis = Redis::new(&settings)?;
     let mongo = Mongo::new(&settings).await?;
     let shutdown = CancellationToken::new();
@@ -64,27 +73,42 @@ pub async fn open_with(settings: Settings, rest: Backends) -> Result<Backends> {
         settings.clone(),
     );
     sequencer.connect(Arc::downgrade(&core), relay.clone());
+    let directory = MongoDirectory::new(mongo.clone());
     let (outcomes, judged) = mpsc::unbounded_channel();
     let judge: publisher::Judge = Arc::new(move |generation, placed, outcome| {
         // The log lives as long as the publisher; at the very end nobody waits.
         let _ = outcomes.send((generation, placed, outcome));
     });
     let publisher = Publisher::start(settings, judge, shutdown.clone());
-    core.start(publisher.clone(), judged, Box::new(|_| {}));
+    core.start(publisher.clone(), judged, forget_what_changed(&directory));
     relay.start(Arc::new(Hearing(Arc::clone(&sequencer))));
     tokio::spawn(sweep(sequencer, shutdown.clone()));
+    let presence = ClusterPresence::start(redis.clone(), relay.clone());
     Ok(Backends {
         log: Arc::new(log::ClusterLog(Arc::clone(&core))),
         relay: Arc::new(relay.clone()),
+        presence: Arc::new(presence.clone()),
+        directory: Arc::new(directory),
+        search: Arc::new(MongoSearch::new(mongo.clone())),
         health: Arc::new(health::Family {
             redis,
             mongo,
             publisher,
             relay,
+            presence,
             core,
             shutdown,
         }),
-        ..rest
+    })
+}
+
+/// Memberships and rooms of which an event says that they changed are looked at anew before anybody sees the event.
+fn forget_what_changed(directory: &MongoDirectory) -> log::Hook {
+    let directory = directory.clone();
+    Box::new(move |event| match &event.body {
+        EventBody::Member { user, .. } => directory.forget_cached(&event.room, Some(user)),
+        EventBody::Room { .. } => directory.forget_cached(&event.room, None),
+        _ => {}
     })
 }
 

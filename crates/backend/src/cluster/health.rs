@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::log::Core;
+use super::presence::ClusterPresence;
 use super::publisher::Publisher;
 use super::relay::ClusterRelay;
 use super::{Mongo, Redis};
@@ -22,6 +23,7 @@ pub(super) struct Family {
     pub mongo: Mongo,
     pub publisher: Publisher,
     pub relay: ClusterRelay,
+    pub presence: ClusterPresence,
     pub core: Arc<Core>,
     pub shutdown: CancellationToken,
 }
@@ -55,6 +57,7 @@ impl Health for Family {
                 "not confirmed at the end; whoever reads their rooms next publishes them again"
             );
         }
+        self.presence.close().await;
         self.relay.close().await;
     }
 }
