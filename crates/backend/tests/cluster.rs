@@ -26,18 +26,9 @@ async fn settings() -> Settings {
 }
 
 async fn with_family(run: impl AsyncFnOnce(&Backends)) {
-    let folder = tempfile::tempdir().unwrap();
-    let embedded = backend::open(backend::Config::Embedded {
-        data_dir: folder.path().into(),
-    })
-    .await
-    .unwrap();
-    let family = backend::cluster::open_with(settings().await, embedded.clone())
-        .await
-        .unwrap();
+    let family = backend::cluster::open(settings().await).await.unwrap();
     run(&family).await;
     family.health.close().await;
-    embedded.health.close().await;
 }
 
 mod log {

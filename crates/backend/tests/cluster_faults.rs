@@ -59,17 +59,8 @@ impl Stage {
     }
 
     async fn pod_with(&self, settings: Settings) -> Pod {
-        let folder = tempfile::tempdir().unwrap();
-        let data_dir = folder.path().to_owned();
-        let embedded = backend::open(backend::Config::Embedded { data_dir })
-            .await
-            .unwrap();
-        let family = backend::cluster::open_with(settings, embedded)
-            .await
-            .unwrap();
         Pod {
-            family,
-            _folder: folder,
+            family: backend::cluster::open(settings).await.unwrap(),
         }
     }
 }
@@ -117,7 +108,6 @@ async fn consume(
 
 struct Pod {
     family: Backends,
-    _folder: tempfile::TempDir,
 }
 
 fn room(id: &str) -> RoomId {
