@@ -1,7 +1,7 @@
 //! A network that can be broken: a TCP proxy on 127.0.0.1 in front of one server.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,7 +28,8 @@ const CHUNKS_MAX: usize = 64;
 /// A MongoDB driver that looks for the replica set goes past it: give it [`crate::Member::url`], which names one member.
 pub struct Proxy {
     addr: SocketAddr,
-    target: SocketAddr,
+    /// Where new connections lead to.
+    target: Arc<Mutex<SocketAddr>>,
     rules: watch::Sender<Rules>,
     /// None while it is cut.
     listening: Mutex<Option<Listening>>,
@@ -57,7 +58,7 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> Result<Self> {
         let proxy = Self {
             addr: (Ipv4Addr::LOCALHOST, ports::free()?).into(),
-            target,
+            target: Arc::new(Mutex::new(target)),
             rules: watch::Sender::default(),
             listening: Mutex::default(),
         };
@@ -71,7 +72,13 @@ impl Proxy {
 
     /// A URL of the server with the address of the proxy instead.
     pub fn through(&self, url: &str) -> String {
-        url.replace(&self.target.to_string(), &self.addr.to_string())
+        url.replace(&target(&self.target).to_string(), &self.addr.to_string())
+    }
+
+    /// From now on new connections lead to another server; open ones stay until they are [`Proxy::cut`]. As when the
+    /// address of a service moves.
+    pub fn aim(&self, target: SocketAddr) {
+        *self.target.lock().expect("nothing panics under this lock") = target;
     }
 
     /// Closes all connections and refuses new ones. When it returns, that is so.
@@ -129,7 +136,7 @@ impl Proxy {
         let (cut, is_cut) = oneshot::channel();
         let task = tokio::spawn(accept(
             listener,
-            self.target,
+            Arc::clone(&self.target),
             self.rules.subscribe(),
             is_cut,
         ));
@@ -148,10 +155,14 @@ impl Proxy {
     }
 }
 
+fn target(target: &Mutex<SocketAddr>) -> SocketAddr {
+    *target.lock().expect("nothing panics under this lock")
+}
+
 /// Until it is cut or the proxy is dropped.
 async fn accept(
     listener: TcpListener,
-    target: SocketAddr,
+    aim: Arc<Mutex<SocketAddr>>,
     rules: watch::Receiver<Rules>,
     mut cut: oneshot::Receiver<()>,
 ) {
@@ -162,7 +173,7 @@ async fn accept(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
                 match accepted {
-                    Ok((client, _)) => drop(connections.spawn(carry(client, target, rules.clone()))),
+                    Ok((client, _)) => drop(connections.spawn(carry(client, target(&aim), rules.clone()))),
                     // Without a descriptor to spare, say: not again at once.
                     Err(_) => sleep(RETRY).await,
                 }

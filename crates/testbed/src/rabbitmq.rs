@@ -1,5 +1,7 @@
 //! A RabbitMQ of our own: one node and its own port mapper.
 
+mod ctl;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, ExitStatus};

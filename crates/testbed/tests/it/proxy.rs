@@ -195,3 +195,14 @@ async fn a_server_that_refuses_closes_the_client() {
     let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
     ended(&mut client).await;
 }
+
+#[tokio::test]
+async fn new_connections_lead_to_where_the_proxy_is_aimed() {
+    let (proxy, _listener, mut client, mut server) = connected().await;
+    let (other, addr) = self::server().await;
+    proxy.aim(addr);
+    arrives("still here", &mut client, &mut server).await;
+    let mut moved = TcpStream::connect(proxy.addr()).await.unwrap();
+    let (mut there, _) = other.accept().await.unwrap();
+    arrives("moved", &mut moved, &mut there).await;
+}

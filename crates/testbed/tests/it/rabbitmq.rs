@@ -108,3 +108,15 @@ async fn keeps_what_was_confirmed(generation: Generation) {
     // From the other root it is not seen where the folder is.
     assert!(generation == Generation::V4 || !folder.exists());
 }
+
+#[tokio::test]
+async fn the_operators_command_reaches_the_node() {
+    if skipped(RabbitMq::missing()) {
+        return;
+    }
+    let server = RabbitMq::start().await.unwrap();
+    let status = server.ctl(&["status", "--formatter", "json"]).await.unwrap();
+    assert!(status.contains("\"alarms\""), "{status}");
+    let error = server.ctl(&["dance"]).await.unwrap_err().to_string();
+    assert!(error.contains("dance"), "{error}");
+}
