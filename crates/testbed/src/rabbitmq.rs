@@ -4,10 +4,10 @@ mod ctl;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use crate::{ports, programs};
 
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
+const CTL: Duration = Duration::from_secs(60);
 const WRITTEN: Duration = Duration::from_secs(20);
 
 /// Little, so that several fit beside each other on a small machine.
@@ -156,6 +157,32 @@ impl RabbitMq {
         self.process.ready(WRITTEN, async || holds()).await
     }
 
+    /// Runs `rabbitmqctl` on the node, which takes seconds, and gives what it prints. For instance,
+    /// `["set_vm_memory_high_watermark", "0.000001"]` blocks who publishes until it is `"0.4"` again.
+    ///
+    /// # Errors
+    /// If it fails, or takes more than a minute.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::from(self.script("rabbitmqctl")?);
+        command
+            .arg("--quiet")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = timeout(CTL, command.output())
+            .await
+            .context("rabbitmqctl takes too long")??;
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        ensure!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {out}{err}"
+        );
+        Ok(out.into_owned())
+    }
+
     /// Without one the node would start its own, which stays when the node ends.
     async fn start_epmd(&self) -> Result<()> {
         let folder = self.epmd.folder();
@@ -193,11 +220,28 @@ impl RabbitMq {
         fs::write(folder.join("rabbitmq.conf"), CONFIG)?;
         fs::write(folder.join("enabled_plugins"), "[].\n")?;
         fs::write(folder.join("env.conf"), "")?;
+        let mut command = self.script("rabbitmq-server")?;
+        command
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
+            // The script becomes the node instead of waiting beside it; the node gets no console nevertheless.
+            .env("RABBITMQ_ALLOW_INPUT", "1")
+            .env("RABBITMQ_SERVER_START_ARGS", "-noinput");
+        Ok(command)
+    }
+
+    /// One of RabbitMQ's scripts, for this node.
+    fn script(&self, name: &str) -> Result<Command> {
+        let folder = self.process.folder();
         let (mut command, inside) = match self.generation {
             Generation::Installed => {
-                installed("rabbitmq-server", programs::rabbitmq_server(), folder)?
+                let server = programs::rabbitmq_server();
+                installed(
+                    name,
+                    server.map(|server| server.with_file_name(name)),
+                    folder,
+                )?
             }
-            Generation::V4 => Trixie::command("/usr/lib/rabbitmq/bin/rabbitmq-server", folder)?,
+            Generation::V4 => Trixie::command(&format!("/usr/lib/rabbitmq/bin/{name}"), folder)?,
         };
         command
             .current_dir(folder)
@@ -220,11 +264,7 @@ impl RabbitMq {
             .env("RABBITMQ_NODE_PORT", self.port.to_string())
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
-            // The script becomes the node instead of waiting beside it; the node gets no console nevertheless.
-            .env("RABBITMQ_ALLOW_INPUT", "1")
-            .env("RABBITMQ_SERVER_START_ARGS", "-noinput");
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1");
         Ok(command)
     }
 }

@@ -90,6 +90,21 @@ async fn keeps_what_was_confirmed(generation: Generation) {
     let (_connection, channel) = connect(&server).await;
     assert_eq!(get(&channel).await.unwrap().unwrap().data, b"kept");
 
+    let alarm = ["set_vm_memory_high_watermark", "0.000001"];
+    server.ctl(&alarm).await.unwrap();
+    let mut blocked = std::pin::pin!(publish(&channel, "blocked"));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), &mut blocked)
+            .await
+            .is_err()
+    );
+    server
+        .ctl(&["set_vm_memory_high_watermark", "0.4"])
+        .await
+        .unwrap();
+    blocked.await.unwrap();
+    server.ctl(&["no_such_command"]).await.unwrap_err();
+
     server.stop();
     assert!(
         tokio::time::timeout(Duration::from_millis(300), publish(&channel, "late"))
