@@ -4,10 +4,10 @@ mod ctl;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,7 +18,6 @@ use crate::{ports, programs};
 
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
-const CTL: Duration = Duration::from_secs(60);
 const WRITTEN: Duration = Duration::from_secs(20);
 
 /// Little, so that several fit beside each other on a small machine.
@@ -155,32 +154,6 @@ impl RabbitMq {
             })
         };
         self.process.ready(WRITTEN, async || holds()).await
-    }
-
-    /// Runs `rabbitmqctl` on the node, which takes seconds, and gives what it prints. For instance,
-    /// `["set_vm_memory_high_watermark", "0.000001"]` blocks who publishes until it is `"0.4"` again.
-    ///
-    /// # Errors
-    /// If it fails, or takes more than a minute.
-    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = tokio::process::Command::from(self.script("rabbitmqctl")?);
-        command
-            .arg("--quiet")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = timeout(CTL, command.output())
-            .await
-            .context("rabbitmqctl takes too long")??;
-        let (out, err) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        ensure!(
-            output.status.success(),
-            "rabbitmqctl {arguments:?}: {out}{err}"
-        );
-        Ok(out.into_owned())
     }
 
     /// Without one the node would start its own, which stays when the node ends.

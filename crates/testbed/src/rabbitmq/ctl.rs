@@ -7,33 +7,21 @@ use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Generation, RabbitMq};
-use crate::programs::{self, Trixie, installed};
+use super::RabbitMq;
 
 /// It starts an Erlang of its own for every command.
 const WITHIN: Duration = Duration::from_secs(60);
 
 impl RabbitMq {
-    /// Runs `rabbitmqctl` with these arguments; what it prints.
+    /// Runs `rabbitmqctl` with these arguments; what it prints. For instance, `["set_vm_memory_high_watermark", "0.000001"]`
+    /// blocks who publishes until it is `"0.4"` again.
     ///
     /// # Errors
     /// If the node does not run, refuses, or does not answer within a minute.
     pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
-        let folder = self.process.folder();
-        let beside = |server: std::path::PathBuf| server.with_file_name("rabbitmqctl");
-        let (command, inside) = match self.generation {
-            Generation::Installed => {
-                let program = programs::rabbitmq_server().map(beside);
-                installed("rabbitmq-server", program, folder)?
-            }
-            Generation::V4 => Trixie::command("/usr/lib/rabbitmq/bin/rabbitmqctl", folder)?,
-        };
-        let command = Command::from(command)
-            .args(["-q", "-n", "darda@localhost"])
+        let command = Command::from(self.script("rabbitmqctl")?)
+            .arg("--quiet")
             .args(arguments)
-            .env("HOME", &inside)
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
-            .env("RABBITMQ_CONF_ENV_FILE", inside.join("env.conf"))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
