@@ -42,9 +42,10 @@ pub enum Action {
     Append {
         pod: PodIndex,
     },
-    /// The last seq of the room in MongoDB, after the ticket.
+    /// The last seq of the room in MongoDB, after the ticket. `behind`: the last event is missed.
     ReadLast {
         pod: PodIndex,
+        behind: bool,
     },
     /// `log_seed`.
     Seed {
@@ -85,7 +86,7 @@ pub enum Action {
     ShowAlone {
         pod: PodIndex,
     },
-    /// A sender who waits: answered when their event is safe, or in doubt.
+    /// A sender who waits: answered when their event is safe, by whomever, or in doubt.
     Answer {
         pod: PodIndex,
     },
@@ -95,6 +96,8 @@ pub enum Action {
     },
     /// The reader gets the next event from MongoDB alone.
     ReadStored,
+    /// The reader is told what MongoDB has next. Only when it does not look for a fence first.
+    FetchStored,
     /// The worker inserts the next event.
     Store,
     /// The worker acknowledges an event.

@@ -102,6 +102,14 @@ pub struct Safeguards {
     pub look_up_of_generation: bool,
     /// What a look-up found holds for less time than Redis remembers ids.
     pub fresh_look_up: bool,
+    /// Where Redis has nothing, nobody is answered because something later is stored.
+    pub safe_without_holes: bool,
+    /// Whether a range is closed is found out before it is read.
+    pub closed_before_reading: bool,
+    /// The last seq that is stored is read so that no earlier write is missed.
+    pub linearizable_last: bool,
+    /// The persisted mark stands before the first event that is not stored.
+    pub mark_without_holes: bool,
     /// The worker acknowledges after the insert.
     pub insert_before_ack: bool,
     /// A room expires when all of it is stored.
@@ -126,6 +134,10 @@ impl Default for Safeguards {
             redis_confirms: true,
             look_up_of_generation: true,
             fresh_look_up: true,
+            safe_without_holes: true,
+            closed_before_reading: true,
+            linearizable_last: true,
+            mark_without_holes: true,
             insert_before_ack: true,
             expire_when_stored: true,
         }
@@ -156,13 +168,18 @@ impl Safeguards {
         redis_confirms,
         look_up_of_generation,
         fresh_look_up,
+        safe_without_holes,
+        closed_before_reading,
+        linearizable_last,
+        mark_without_holes,
         insert_before_ack,
         expire_when_stored,
     ];
 }
 
 impl Servers {
-    pub const ALL: &[Named<Self, bool>] = named![broker_agrees, connections_end];
+    pub const ALL: &[Named<Self, bool>] =
+        named![broker_agrees, redelivers_in_order, connections_end];
 }
 
 impl Faults {
@@ -225,6 +242,8 @@ fn find<'a, T, V>(all: &[Named<T, V>], of: &'a mut T, name: &str) -> Option<&'a 
 pub struct Servers {
     /// What an exchange took is in the queue before its deletion is over.
     pub broker_agrees: bool,
+    /// What a worker that died had not acknowledged is delivered again in its order, before the rest.
+    pub redelivers_in_order: bool,
     /// A Redis whose data is replaced by another's has other ids afterwards and no connections from before.
     pub connections_end: bool,
 }
@@ -233,6 +252,7 @@ impl Default for Servers {
     fn default() -> Self {
         Self {
             broker_agrees: true,
+            redelivers_in_order: true,
             connections_end: true,
         }
     }

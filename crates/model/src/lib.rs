@@ -6,6 +6,7 @@
 
 mod action;
 mod config;
+pub mod ids;
 mod properties;
 mod state;
 mod step;

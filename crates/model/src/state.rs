@@ -255,6 +255,8 @@ pub enum Raise {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reader {
     pub seen: Vec<Event>,
+    /// What MongoDB had next when it was asked, before it was asked for a fence. Only without that safeguard.
+    pub fetched: Option<Event>,
 }
 
 impl Reader {

@@ -53,6 +53,9 @@ pub fn actions(config: &Config, state: &State, actions: &mut Vec<Action>) {
     }
     if config.reader && state.mongo.stored.last() > state.reader.position() {
         actions.push(Action::ReadStored);
+        if !config.safeguards.closed_before_reading {
+            actions.push(Action::FetchStored);
+        }
     }
     if state.broker.held.is_some() || !state.broker.queue.is_empty() {
         actions.extend([Action::Store, Action::AckDelivery]);
@@ -84,10 +87,18 @@ fn of_pod(config: &Config, state: &State, pod: PodIndex, it: &Pod, actions: &mut
         }
         Job::Idle => {}
         Job::Start { .. } | Job::LookedUp { .. } => actions.push(Action::Append { pod }),
-        Job::Ticketed { .. } => actions.push(Action::ReadLast { pod }),
+        Job::Ticketed { .. } => {
+            actions.push(Action::ReadLast { pod, behind: false });
+            if !config.safeguards.linearizable_last {
+                actions.push(Action::ReadLast { pod, behind: true });
+            }
+        }
         Job::Seeding { .. } => actions.push(Action::Seed { pod }),
         Job::Asking { .. } => actions.push(Action::LookUp { pod }),
-        Job::Placed(publish) => of_publish(config, state, pod, Task::Job, publish, actions),
+        Job::Placed(publish) => {
+            actions.push(Action::Answer { pod });
+            of_publish(config, state, pod, Task::Job, publish, actions);
+        }
         Job::Waiting { .. } => actions.push(Action::Answer { pod }),
     }
     match it.help {
@@ -165,7 +176,7 @@ impl Step<'_> {
             Action::RaiseWithoutExchange { pod } => self.raise_without_exchange(pod),
             Action::GoOnRaising { pod } => self.go_on_raising(pod),
             Action::Append { pod } => self.append(pod),
-            Action::ReadLast { pod } => self.read_last(pod),
+            Action::ReadLast { pod, behind } => self.read_last(pod, behind),
             Action::Seed { pod } => self.seed(pod),
             Action::LookUp { pod } => self.look_up(pod),
             Action::Help { pod } => self.help(pod),
@@ -177,6 +188,7 @@ impl Step<'_> {
             Action::Answer { pod } => self.answer(pod),
             Action::Read { redis } => self.read(redis),
             Action::ReadStored => self.read_stored(),
+            Action::FetchStored => self.fetch_stored(),
             Action::Store => self.store(),
             Action::AckDelivery => self.ack_delivery(),
             Action::Mark { redis } => self.mark(redis),

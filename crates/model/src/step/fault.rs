@@ -39,6 +39,11 @@ impl Step<'_> {
 
     pub(super) fn crash_worker(&mut self) -> Taken {
         let broker = &mut self.state.broker;
+        if !self.config.servers.redelivers_in_order && broker.queue.len() > 1 {
+            // The first was delivered, and is put behind the others.
+            broker.queue.rotate_left(1);
+            return spend(&mut self.state.left.worker_crashes);
+        }
         if broker.dealt_with == 0 && broker.held.is_none() {
             return None;
         }

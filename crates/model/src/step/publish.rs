@@ -116,8 +116,10 @@ impl Step<'_> {
     }
 
     pub(super) fn answer(&mut self, pod: PodIndex) -> Taken {
-        let Job::Waiting { event } = self.pod(pod).job else {
-            return None;
+        let (event, is_placed) = match self.pod(pod).job {
+            Job::Waiting { event } => (event, false),
+            Job::Placed(Publish { event, .. }) => (event, true),
+            _ => return None,
         };
         let of_generation = self.config.safeguards.safe_of_generation;
         let room = self.redis_of(pod)?.room.as_ref();
@@ -125,14 +127,24 @@ impl Step<'_> {
         match room.map(|room| room.safe()) {
             Some(safe) if safe >= event.seq => self.ack(pod, event),
             Some(_) => return None,
+            None if !self.config.safeguards.safe_without_holes && self.is_passed(event) => {
+                self.ack(pod, event);
+            }
+            None if is_placed => return None,
             None => self.start_again(pod),
         }
         Some(())
     }
 
+    /// Whether an event of the same generation and as late is stored.
+    fn is_passed(&self, event: Event) -> bool {
+        let last = self.state.mongo.stored.last();
+        generation(last) == generation(event.seq) && last >= event.seq
+    }
+
     /// A confirmed event is handed to the reader if it is the next one.
     fn show_next(&mut self, event: Event) -> Taken {
         let follows = event.id != FENCE && event.seq == self.state.reader.position() + 1;
-        (follows && self.config.reader).then(|| self.state.reader.seen.push(event))
+        (follows && self.config.reader).then(|| self.show(event))
     }
 }

@@ -1,7 +1,7 @@
 //! What the reader is shown.
 
 use super::{Step, Taken};
-use crate::state::{Event, FENCE, Server, Stored, fence, generation};
+use crate::state::{Event, FENCE, Server, fence, generation};
 
 impl Step<'_> {
     /// The next event through a Redis, verified or not: the end of the room from there, what is before it from MongoDB.
@@ -39,21 +39,27 @@ impl Step<'_> {
     /// The next event from MongoDB alone: the one that follows, or anything before a stored fence.
     pub(super) fn read_stored(&mut self) -> Taken {
         let position = self.state.reader.position();
-        let event = next_stored(&self.state.mongo.stored, position)?;
-        self.show(event);
+        let stored = &self.state.mongo.stored;
+        let event = if self.config.safeguards.closed_before_reading {
+            stored.next_after(position)?
+        } else {
+            self.state.reader.fetched?
+        };
+        let is_closed = stored
+            .events
+            .iter()
+            .any(|other| other.id == FENCE && other.seq >= event.seq);
+        (event.seq == position + 1 || is_closed).then(|| self.show(event))
+    }
+
+    pub(super) fn fetch_stored(&mut self) -> Taken {
+        let reader = &mut self.state.reader;
+        reader.fetched = Some(self.state.mongo.stored.next_after(reader.position())?);
         Some(())
     }
 
-    fn show(&mut self, event: Event) {
+    pub(super) fn show(&mut self, event: Event) {
+        self.state.reader.fetched = None;
         self.state.reader.seen.push(event);
     }
-}
-
-fn next_stored(stored: &Stored, position: u8) -> Option<Event> {
-    let event = stored.next_after(position)?;
-    let is_closed = stored
-        .events
-        .iter()
-        .any(|other| other.id == FENCE && other.seq >= event.seq);
-    (event.seq == position + 1 || is_closed).then_some(event)
 }

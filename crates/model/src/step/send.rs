@@ -78,11 +78,13 @@ impl Step<'_> {
         is_stale
     }
 
-    pub(super) fn read_last(&mut self, pod: PodIndex) -> Taken {
+    pub(super) fn read_last(&mut self, pod: PodIndex, behind: bool) -> Taken {
         let Job::Ticketed { id } = self.pod(pod).job else {
             return None;
         };
-        let last = self.state.mongo.stored.last();
+        let stored = self.state.mongo.stored.events.iter().rev();
+        let last = stored.skip(behind.into()).map(|event| event.seq).next();
+        let last = last.unwrap_or_default();
         self.pod(pod).job = Job::Seeding { id, last };
         Some(())
     }

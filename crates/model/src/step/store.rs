@@ -1,7 +1,7 @@
 //! The worker, and what Redis forgets after it.
 
 use super::{Step, Taken};
-use crate::state::{Job, Room, Server};
+use crate::state::{Job, Room, Server, generation};
 
 impl Step<'_> {
     pub(super) fn store(&mut self) -> Taken {
@@ -41,7 +41,12 @@ impl Step<'_> {
     /// The worker tells a Redis, which it need not have verified.
     pub(super) fn mark(&mut self, redis: Server) -> Taken {
         let stored = &self.state.mongo.stored;
-        let mark = |room: &Room| stored.mark(room.generation);
+        let whole = self.config.safeguards.mark_without_holes;
+        let last = |of| Some(stored.last()).filter(|last| generation(*last) == of);
+        let mark = |room: &Room| match last(room.generation) {
+            Some(last) if !whole => last,
+            _ => stored.mark(room.generation),
+        };
         let mark = self.state.redis(redis)?.room.as_ref().map(mark)?;
         let room = self.state.redis_mut(redis)?.room.as_mut()?;
         if mark > room.seq || mark <= room.persisted {

@@ -31,13 +31,18 @@ needed! {
     generation_check: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 flushes=1";
     seed_per_generation: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 restarts=1";
     verify_redis: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 restarts=1";
-    safe_of_generation: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 unbinds=1";
+    safe_of_generation: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 flushes=1";
     redis_confirms: ACKED_IS_KEPT, "sends=2 generations=1 flushes=1 without=broker_agrees";
     look_up_of_generation: SEND_AGAIN, "sends=2 generations=2 flushes=2 symmetry=1";
     fresh_look_up: SEND_AGAIN, "sends=2 random_ids=1 ages=1";
+    safe_without_holes: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 flushes=1";
+    closed_before_reading: ONE_ORDER, "messages=2 sends=2 generations=1 flushes=1";
+    linearizable_last: ACKED_IS_KEPT, "messages=2 sends=2 cold=1 expiries=1";
+    mark_without_holes: ONE_ORDER, "messages=2 sends=2 ages=1";
     insert_before_ack: ACKED_IS_KEPT, "worker_crashes=1";
     expire_when_stored: ACKED_IS_KEPT, "messages=2 sends=2 cold=1 expiries=1";
     broker_agrees: ACKED_IS_KEPT, "sends=2 generations=1 failovers=1";
+    redelivers_in_order: ACKED_IS_KEPT, "generations=1 worker_crashes=1 flushes=1";
     connections_end: ACKED_IS_KEPT, "messages=2 sends=2 generations=1 reloads=1";
 }
 
