@@ -17,6 +17,7 @@ pub mod presence;
 mod publisher;
 pub mod redis;
 pub mod relay;
+pub mod search;
 mod sequencer;
 pub mod settings;
 pub mod store;
@@ -39,6 +40,7 @@ use generation::Generations;
 use presence::ClusterPresence;
 use publisher::Publisher;
 use relay::{ClusterRelay, PodId};
+use search::MongoSearch;
 use sequencer::{Hearing, Sequencer};
 
 /// How often a start is tried again that failed because a server was away.
@@ -86,7 +88,7 @@ pub async fn open(settings: Settings) -> Result<Backends> {
         relay: Arc::new(relay.clone()),
         presence: Arc::new(presence.clone()),
         directory: Arc::new(directory),
-        search: Arc::new(NoSearch),
+        search: Arc::new(MongoSearch::new(mongo.clone(), redis.clone())),
         health: Arc::new(health::Family {
             redis,
             mongo,
@@ -129,15 +131,5 @@ async fn sweep(sequencer: Arc<Sequencer>, shutdown: CancellationToken) {
             () = tokio::time::sleep(sequencer::SWEEP_EVERY) => sequencer.sweep().await,
             () = shutdown.cancelled() => return,
         }
-    }
-}
-
-/// Stands in the place of search until it is built.
-struct NoSearch;
-
-#[async_trait::async_trait]
-impl crate::Search for NoSearch {
-    async fn search(&self, _: &crate::search::Query) -> Result<Vec<crate::search::Hit>> {
-        Err(crate::Error::unavailable("there is no search yet"))
     }
 }

@@ -1,17 +1,17 @@
 //! The log of the cluster family while its servers break. Each test has servers of its own.
 #![cfg(feature = "cluster")]
 
+mod storing;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backend::cluster::settings::Endpoint;
 use backend::cluster::topology::{self, Topology};
-use backend::cluster::{Mongo, Settings, Store, envelope};
+use backend::cluster::{Mongo, Settings, Store};
 use backend::log::{Append, Appended};
 use backend::{Backends, Error};
-use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, ExchangeDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::options::ExchangeDeleteOptions;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, UserId};
 use testbed::{Data, Proxy, RabbitMq, Redis, RedisOptions};
 
@@ -50,7 +50,7 @@ impl Stage {
             rabbitmq,
             settings,
         };
-        tokio::spawn(store(stage.settings.clone()));
+        tokio::spawn(storing::store(stage.settings.clone()));
         stage
     }
 
@@ -63,47 +63,6 @@ impl Stage {
             family: backend::cluster::open(settings).await.unwrap(),
         }
     }
-}
-
-/// Stores what is in the shard queues, as long as the runtime lives.
-async fn store(settings: Settings) {
-    let mongo = Mongo::new(&settings).await.unwrap();
-    let store = Store::new(mongo);
-    let topology = Topology::new(&settings);
-    loop {
-        let _ = consume(&settings, &topology, &store).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn consume(
-    settings: &Settings,
-    topology: &Topology,
-    store: &Store,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let connection = topology::connect(&settings.rabbitmq, "test").await?;
-    let channel = connection.create_channel().await?;
-    topology.declare(&channel).await?;
-    let mut deliveries = futures_util::stream::SelectAll::new();
-    for shard in 0..settings.shards {
-        let queue = topology.shard_queue(shard);
-        let options = BasicConsumeOptions::default();
-        let consumer = channel
-            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
-            .await?;
-        deliveries.push(consumer);
-    }
-    while let Some(delivery) = deliveries.next().await {
-        let delivery = delivery?;
-        let events: Vec<Event> = envelope::decode(&delivery.data)
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .map_err(|broken| broken.reason)?;
-        let inserted = store.insert(&events).await?;
-        assert!(inserted.violations.is_empty(), "{:?}", inserted.violations);
-        delivery.ack(Default::default()).await?;
-    }
-    Ok(())
 }
 
 struct Pod {

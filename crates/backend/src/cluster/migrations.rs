@@ -35,11 +35,19 @@ const MIGRATIONS: &[Migration] = &[
         name: "directory",
         run: |mongo| Box::pin(directory(mongo)),
     },
+    Migration {
+        name: "search",
+        run: |mongo| Box::pin(search(mongo)),
+    },
 ];
 
 async fn events(mongo: &Mongo) -> Result<()> {
     make_indexes(mongo, store::EVENTS, store::indexes::events()).await?;
     make_indexes(mongo, store::FORGOTTEN, store::indexes::forgotten()).await
+}
+
+async fn search(mongo: &Mongo) -> Result<()> {
+    make_indexes(mongo, store::EVENTS, store::indexes::words()).await
 }
 
 async fn directory(mongo: &Mongo) -> Result<()> {

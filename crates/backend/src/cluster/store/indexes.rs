@@ -37,6 +37,19 @@ pub(in super::super) fn events() -> Vec<IndexModel> {
     ]
 }
 
+/// The present words of messages, by room and then by time.
+pub(in super::super) const WORDS: &str = "words";
+
+/// For search, in the collection `events`.
+pub(in super::super) fn words() -> Vec<IndexModel> {
+    vec![partial(
+        WORDS,
+        false,
+        doc! { "_id.room": 1, "tokens": 1, "at": -1, "_id.seq": -1 },
+        doc! { "body.kind": super::kind::MESSAGE },
+    )]
+}
+
 /// Those of the collection `forgotten`.
 pub(in super::super) fn forgotten() -> Vec<IndexModel> {
     vec![partial(

@@ -15,7 +15,7 @@ use super::{EVENTS, Store};
 use crate::{Error, Result};
 
 /// How long MongoDB may take for a batch, however large.
-const BATCH_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const BATCH_WITHIN: Duration = Duration::from_secs(10);
 /// How often, and after which pauses, a clash is looked up that nobody can see yet: what is in its way was written but
 /// is not on the majority of members.
 const LOOKS: u32 = 20;
@@ -64,6 +64,18 @@ impl Store {
                 }
             }
         }
+        let of_messages: Vec<&Event> = batch
+            .iter()
+            .copied()
+            .filter(|event| event.body.target().is_some())
+            .filter(|event| {
+                !inserted
+                    .violations
+                    .iter()
+                    .any(|(left_out, _)| left_out == *event)
+            })
+            .collect();
+        self.keep_present(&of_messages).await?;
         let rooms: BTreeSet<&str> = batch.iter().map(|event| event.room.as_str()).collect();
         if !rooms.is_empty() {
             self.purge_rooms(rooms).await?;
