@@ -1,3 +1,28 @@
 //! `persistence-worker`: the process.
 
-fn main() {}
+use persistence_worker::{Config, VARIABLES, parked, run};
+use runtime::{cli::Program, shutdown};
+use tracing::info;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: "persistence-worker",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "stores the Darda log: RabbitMQ to MongoDB; `persistence-worker parked` looks at what cannot be stored",
+    variables: VARIABLES,
+};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("parked", arguments)) = arguments.split_first().map(|(f, r)| (f.as_str(), r)) {
+        return parked::command(arguments).await;
+    }
+    PROGRAM.start()?;
+    let config = Config::from_env()?;
+    let listener = config.bind_admin()?;
+    info!(admin = %listener.local_addr()?, "persistence-worker is starting");
+    run(config, listener, shutdown::on_signals()?).await
+}

@@ -13,6 +13,8 @@ mod health;
 mod log;
 pub mod migrations;
 pub mod mongo;
+pub mod parked;
+pub mod persisted;
 pub mod presence;
 mod publisher;
 pub mod redis;

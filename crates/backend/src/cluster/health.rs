@@ -32,8 +32,8 @@ pub(super) struct Family {
 impl Health for Family {
     async fn check(&self) -> Vec<Dependency> {
         let (redis, mongo) = tokio::join!(
-            tokio::time::timeout(SIGN_WITHIN, self.redis_trouble()),
-            tokio::time::timeout(SIGN_WITHIN, self.mongo_trouble()),
+            tokio::time::timeout(SIGN_WITHIN, self.redis.trouble()),
+            tokio::time::timeout(SIGN_WITHIN, self.mongo.trouble()),
         );
         let late = |_| Some("no answer in time".to_owned());
         let dependency = |name, trouble| Dependency { name, trouble };
@@ -62,11 +62,12 @@ impl Health for Family {
     }
 }
 
-impl Family {
-    async fn redis_trouble(&self) -> Option<String> {
+impl Redis {
+    /// Asks for a sign of life, and whether it may drop what is not stored yet. `None` when all is well.
+    pub async fn trouble(&self) -> Option<String> {
         let mut ask = ::redis::cmd("CONFIG");
         ask.arg("GET").arg("maxmemory-policy");
-        let policy: crate::Result<Vec<String>> = self.redis.query(&ask).await;
+        let policy: crate::Result<Vec<String>> = self.query(&ask).await;
         match policy {
             Ok(policy) => match policy.get(1).map(String::as_str) {
                 None | Some("noeviction") => None,
@@ -79,13 +80,13 @@ impl Family {
             Err(error) => Some(error.to_string()),
         }
     }
+}
 
-    async fn mongo_trouble(&self) -> Option<String> {
+impl Mongo {
+    /// Asks for a sign of life. `None` when all is well.
+    pub async fn trouble(&self) -> Option<String> {
         let ping = ::mongodb::bson::doc! { "ping": 1 };
-        let answer = self
-            .mongo
-            .run(self.mongo.database().run_command(ping))
-            .await;
+        let answer = self.run(self.database().run_command(ping)).await;
         answer.err().map(|error| error.to_string())
     }
 }

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use ::mongodb as driver;
 use driver::bson::{Document, doc};
-use driver::error::{ErrorKind, WriteFailure};
 use driver::options::ReturnDocument;
 use driver::{Collection, IndexModel};
 use serde::Deserialize;
 
-use super::Mongo;
+use super::mongo::{Mongo, is_duplicate, trouble};
 use super::store;
 use crate::{Error, Result};
 
@@ -210,15 +209,7 @@ async fn lock(mongo: &Mongo, holder: &str) -> Result<bool> {
         Ok(lock) => Ok(lock.is_some_and(|lock| lock.holder == holder)),
         // Somebody else made it at this moment.
         Err(error) if is_duplicate(&error) => Ok(false),
-        Err(error) => Err(super::mongo::trouble(&error)),
-    }
-}
-
-fn is_duplicate(error: &driver::error::Error) -> bool {
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => command.code == 11_000,
-        ErrorKind::Write(WriteFailure::WriteError(write)) => write.code == 11_000,
-        _ => false,
+        Err(error) => Err(trouble(&error)),
     }
 }
 

@@ -183,6 +183,17 @@ fn is_away(error: &driver::error::Error) -> bool {
     }
 }
 
+/// Whether a write was refused because a key that must be unique exists.
+#[must_use]
+pub fn is_duplicate(error: &driver::error::Error) -> bool {
+    use driver::error::{ErrorKind, WriteFailure};
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => command.code == 11_000,
+        ErrorKind::Write(WriteFailure::WriteError(write)) => write.code == 11_000,
+        _ => false,
+    }
+}
+
 /// What a caller can do about an error of the driver.
 #[must_use]
 pub fn trouble(error: &driver::error::Error) -> Error {
@@ -200,18 +211,20 @@ pub(super) mod tests {
 
     /// A database that nothing else uses, where there is a server for tests.
     pub(in super::super) async fn open() -> Option<Mongo> {
-        let url = std::env::var("DARDA_TEST_MONGODB_URI").ok()?;
+        if let Some(what) = testbed::missing() {
+            println!("skipped: needs {what}");
+            return None;
+        }
         let endpoint = |url: &str| Endpoint {
             url: url.to_owned(),
             verify: true,
             ca_file: None,
         };
-        let namespace = format!("t{}", uuid::Uuid::new_v4().simple());
         let settings = Settings {
             redis: endpoint(""),
             rabbitmq: endpoint(""),
-            mongodb: endpoint(&url),
-            namespace,
+            mongodb: endpoint(&testbed::shared().await.mongodb_uri),
+            namespace: testbed::namespace(),
             shards: 1,
             backlog_max: 1,
         };

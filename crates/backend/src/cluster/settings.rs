@@ -126,7 +126,7 @@ struct Flat {
     limit_backlog: u64,
 }
 
-#[derive(Default, Deserialize, PartialEq)]
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Verify {
     #[default]
@@ -151,41 +151,8 @@ impl Settings {
     /// When one of [`VARIABLES`] is bad or missing.
     pub fn from_env() -> Result<Self, EnvError> {
         let flat: Flat = env::read("DARDA_")?;
-        let endpoint = |name: &str, schemes: &[&str], url: Option<String>, verify, ca_file| {
-            let expected = schemes.join(" or ");
-            let url = url.ok_or_else(|| {
-                EnvError::new(
-                    name,
-                    format!("the cluster family needs it, starting with {expected}"),
-                )
-            })?;
-            if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
-                return Err(EnvError::new(name, format!("must start with {expected}")));
-            }
-            let verify = verify == Verify::On;
-            if !verify {
-                tracing::warn!(
-                    "{name}: certificates are not verified; whoever is on the way can read and change everything"
-                );
-            }
-            Ok(Endpoint {
-                url,
-                verify,
-                ca_file,
-            })
-        };
-        if flat.shards == 0 || flat.shards > 256 {
-            return Err(EnvError::new("DARDA_SHARDS", "must be from 1 to 256"));
-        }
-        if !is_namespace(&flat.namespace) {
-            return Err(EnvError::new(
-                "DARDA_NAMESPACE",
-                "must be 1 to 40 of a-z, 0-9, - and _",
-            ));
-        }
-        if flat.limit_backlog == 0 {
-            return Err(EnvError::new("DARDA_LIMIT_BACKLOG", "must be at least 1"));
-        }
+        flat.check()?;
+        let rabbitmq = flat.rabbitmq()?;
         Ok(Self {
             redis: endpoint(
                 "DARDA_REDIS_URL",
@@ -194,13 +161,7 @@ impl Settings {
                 flat.redis_tls_verify,
                 flat.redis_ca_file,
             )?,
-            rabbitmq: endpoint(
-                "DARDA_RABBITMQ_URL",
-                &["amqp://", "amqps://"],
-                flat.rabbitmq_url,
-                flat.rabbitmq_tls_verify,
-                flat.rabbitmq_ca_file,
-            )?,
+            rabbitmq,
             mongodb: endpoint(
                 "DARDA_MONGODB_URI",
                 &["mongodb://", "mongodb+srv://"],
@@ -213,6 +174,96 @@ impl Settings {
             backlog_max: flat.limit_backlog,
         })
     }
+
+    /// The part that says where the broker is and how its queues are called.
+    #[must_use]
+    pub fn broker(&self) -> Broker {
+        Broker {
+            rabbitmq: self.rabbitmq.clone(),
+            namespace: self.namespace.clone(),
+            shards: self.shards,
+        }
+    }
+}
+
+/// The broker alone, for programs that need nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    pub rabbitmq: Endpoint,
+    pub namespace: String,
+    pub shards: u16,
+}
+
+impl Broker {
+    /// # Errors
+    /// When one of the [`VARIABLES`] about the broker is bad or missing.
+    pub fn from_env() -> Result<Self, EnvError> {
+        let flat: Flat = env::read("DARDA_")?;
+        flat.check()?;
+        Ok(Self {
+            rabbitmq: flat.rabbitmq()?,
+            namespace: flat.namespace,
+            shards: flat.shards,
+        })
+    }
+}
+
+impl Flat {
+    fn check(&self) -> Result<(), EnvError> {
+        if self.shards == 0 || self.shards > 256 {
+            return Err(EnvError::new("DARDA_SHARDS", "must be from 1 to 256"));
+        }
+        if !is_namespace(&self.namespace) {
+            return Err(EnvError::new(
+                "DARDA_NAMESPACE",
+                "must be 1 to 40 of a-z, 0-9, - and _",
+            ));
+        }
+        if self.limit_backlog == 0 {
+            return Err(EnvError::new("DARDA_LIMIT_BACKLOG", "must be at least 1"));
+        }
+        Ok(())
+    }
+
+    fn rabbitmq(&self) -> Result<Endpoint, EnvError> {
+        endpoint(
+            "DARDA_RABBITMQ_URL",
+            &["amqp://", "amqps://"],
+            self.rabbitmq_url.clone(),
+            self.rabbitmq_tls_verify,
+            self.rabbitmq_ca_file.clone(),
+        )
+    }
+}
+
+fn endpoint(
+    name: &str,
+    schemes: &[&str],
+    url: Option<String>,
+    verify: Verify,
+    ca_file: Option<PathBuf>,
+) -> Result<Endpoint, EnvError> {
+    let expected = schemes.join(" or ");
+    let url = url.ok_or_else(|| {
+        EnvError::new(
+            name,
+            format!("the cluster family needs it, starting with {expected}"),
+        )
+    })?;
+    if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(EnvError::new(name, format!("must start with {expected}")));
+    }
+    let verify = verify == Verify::On;
+    if !verify {
+        tracing::warn!(
+            "{name}: certificates are not verified; whoever is on the way can read and change everything"
+        );
+    }
+    Ok(Endpoint {
+        url,
+        verify,
+        ca_file,
+    })
 }
 
 fn is_namespace(text: &str) -> bool {

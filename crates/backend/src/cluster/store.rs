@@ -7,6 +7,7 @@ mod document;
 mod forget;
 pub(super) mod indexes;
 mod insert;
+mod parked;
 mod present;
 mod related;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use driver::types::{AMQPValue, FieldTable, LongString, ShortString};
 use driver::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
 use super::Settings;
-use super::settings::Endpoint;
+use super::settings::{Broker, Endpoint};
 use crate::{Error, Result};
 
 /// Bytes that may wait in a shard queue; beyond that the broker refuses, and senders are told so.
@@ -33,9 +33,14 @@ pub struct Topology {
 impl Topology {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
+        Self::of_broker(&settings.broker())
+    }
+
+    #[must_use]
+    pub fn of_broker(broker: &Broker) -> Self {
         Self {
-            namespace: settings.namespace.clone(),
-            shards: settings.shards,
+            namespace: broker.namespace.clone(),
+            shards: broker.shards,
         }
     }
 

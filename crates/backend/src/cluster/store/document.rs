@@ -47,6 +47,9 @@ pub(super) struct Document<'a> {
     /// The different words of a message, for search; those of its present text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<String>,
+    /// Of a void: the event that belongs here is parked, and may take its place when a person sends it again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub parked: bool,
 }
 
 /// What an event says: its kind, and the fields that the kind has.
@@ -95,6 +98,7 @@ impl<'a> Document<'a> {
             id: event.id.map(uuid),
             body: Body::new(&event.body),
             tokens: words(&event.body),
+            parked: false,
         }
     }
 
@@ -241,6 +245,11 @@ impl<'a> Body<'a> {
             other => return Err(Error::Corrupt(format!("of unknown kind {other:?}"))),
         })
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants it so.
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The different words of a message, in a fixed order.

@@ -12,6 +12,7 @@ use protocol::{Event, RoomId, Seq};
 
 use super::document::Document;
 use super::{EVENTS, Store};
+use crate::cluster::mongo::trouble;
 use crate::{Error, Result};
 
 /// How long MongoDB may take for a batch, however large.
@@ -99,7 +100,7 @@ impl Store {
             return Ok(None);
         };
         let ErrorKind::InsertMany(failure) = error.kind.as_ref() else {
-            return Err(super::super::mongo::trouble(&error));
+            return Err(trouble(&error));
         };
         if let Some(concern) = &failure.write_concern_error {
             return Err(Error::unavailable(format!("mongodb: {}", concern.message)));

@@ -1,0 +1,119 @@
+//! What a shard stores at once.
+
+use std::time::Duration;
+
+use backend::cluster::envelope::{self, Broken};
+use backend::cluster::parked::REPLAY_HEADER;
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::{Acker, Consumer};
+
+use lapin::message::Delivery;
+use protocol::{Event, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::InHand;
+
+/// A batch is complete when it has this many events,
+pub const EVENTS_MAX: usize = 1000;
+/// or when this much time has passed since its first.
+const GATHER_WITHIN: Duration = Duration::from_millis(20);
+
+/// Deliveries that are stored and acknowledged together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order of the queue.
+    pub events: Vec<Event>,
+    /// Lines that are no events.
+    pub broken: Vec<Broken>,
+    /// Events that a person sent again.
+    pub again: Vec<Event>,
+    /// The last delivery; its acknowledgement is that of all.
+    last: Option<Acker>,
+}
+
+/// Why there is no batch.
+pub enum Ended {
+    /// It is time to end.
+    Shutdown,
+    /// The channel is gone.
+    Lost(Option<lapin::Error>),
+}
+
+impl Batch {
+    /// Waits for a delivery and takes what else is there or comes soon.
+    pub async fn gather(
+        consumer: &mut Consumer,
+        in_hand: &InHand,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Ended> {
+        let first = match consumer.next().now_or_never() {
+            Some(first) => first,
+            None => {
+                in_hand.release();
+                tokio::select! {
+                    first = consumer.next() => first,
+                    () = shutdown.cancelled() => return Err(Ended::Shutdown),
+                }
+            }
+        };
+        if shutdown.is_cancelled() {
+            return Err(Ended::Shutdown);
+        }
+        let mut batch = Self::default();
+        batch.add(delivered(first)?);
+        if let Some(oldest) = batch.oldest() {
+            in_hand.hold(oldest);
+        }
+        let deadline = Instant::now() + GATHER_WITHIN;
+        while batch.len() < EVENTS_MAX {
+            match tokio::time::timeout_at(deadline, consumer.next()).await {
+                Ok(next) => batch.add(delivered(next)?),
+                Err(_) => break,
+            }
+        }
+        Ok(batch)
+    }
+
+    fn add(&mut self, delivery: Delivery) {
+        let is_again = delivery
+            .properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(REPLAY_HEADER));
+        for line in envelope::decode(&delivery.data) {
+            match line {
+                Ok(event) if is_again => self.again.push(event),
+                Ok(event) => self.events.push(event),
+                Err(broken) => self.broken.push(broken),
+            }
+        }
+        self.last = Some(delivery.acker);
+    }
+
+    fn len(&self) -> usize {
+        self.events.len() + self.broken.len() + self.again.len()
+    }
+
+    /// The time of the first event.
+    fn oldest(&self) -> Option<Timestamp> {
+        self.events.first().map(|event| event.at)
+    }
+
+    /// Tells the broker that all of it is stored or parked.
+    pub async fn ack(&self) -> lapin::Result<()> {
+        if let Some(last) = &self.last {
+            let all = lapin::options::BasicAckOptions { multiple: true };
+            last.ack(all).await?;
+        }
+        Ok(())
+    }
+}
+
+fn delivered(next: Option<lapin::Result<Delivery>>) -> Result<Delivery, Ended> {
+    match next {
+        Some(Ok(delivery)) => Ok(delivery),
+        Some(Err(error)) => Err(Ended::Lost(Some(error))),
+        None => Err(Ended::Lost(None)),
+    }
+}

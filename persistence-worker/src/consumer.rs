@@ -1,0 +1,204 @@
+//! From the shard queues into the store. The broker gives each shard to one worker at a time; every worker subscribes to
+//! all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backend::Error;
+use backend::cluster::backoff::Backoff;
+use backend::cluster::topology;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::Worker;
+use crate::batch::{Batch, Ended};
+use crate::work::Work;
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// How long a new connection may take until it can be used.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Envelopes that the broker sends ahead, for each shard.
+const AHEAD_MAX: u16 = 64;
+/// How long deliveries are held while they cannot be stored. Then they go back to their queue and this worker to the end of
+/// the line: another may be able to, and RabbitMQ would end the channel after 30 minutes.
+const HOLD_MAX: Duration = Duration::from_secs(300);
+
+/// Consumes until the shutdown; then finishes what is in hand.
+pub async fn serve(worker: Arc<Worker>) {
+    let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+    while !worker.shutdown.is_cancelled() {
+        let why = match tokio::time::timeout(READY_WITHIN, open(&worker)).await {
+            Ok(Ok(connection)) => {
+                worker.broker.set(None);
+                info!("connected to RabbitMQ");
+                backoff.reset();
+                let connection = Arc::new(connection);
+                let ended = consume_all(&worker, &connection).await;
+                let _ = connection.close(200, "the worker leaves".into()).await;
+                match ended {
+                    Ok(()) => return,
+                    Err(why) => why,
+                }
+            }
+            Ok(Err(error)) => error,
+            Err(_) => Error::unavailable("rabbitmq: it is not ready in time"),
+        };
+        if backoff.is_fresh() {
+            warn!(error = %why, "no connection to RabbitMQ; it is tried again");
+        }
+        worker.broker.set(Some(why.to_string()));
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = worker.shutdown.cancelled() => {}
+        }
+    }
+}
+
+async fn open(worker: &Worker) -> Result<Connection, Error> {
+    let connection = topology::connect(&worker.rabbitmq, "darda persistence-worker").await?;
+    let channel = connection.create_channel().await.map_err(trouble)?;
+    worker.topology.declare(&channel).await?;
+    channel
+        .close(200, "declared".into())
+        .await
+        .map_err(trouble)?;
+    Ok(connection)
+}
+
+/// One task per shard, until the shutdown or the end of the connection.
+async fn consume_all(worker: &Arc<Worker>, connection: &Arc<Connection>) -> Result<(), Error> {
+    let mut shards = JoinSet::new();
+    for shard in 0..worker.topology.shards {
+        let shard = Shard {
+            worker: Arc::clone(worker),
+            connection: Arc::clone(connection),
+            number: shard,
+        };
+        shards.spawn(shard.serve());
+    }
+    let mut ended = Ok(());
+    while let Some(shard) = shards.join_next().await {
+        let shard = shard.unwrap_or_else(|panic| Err(Error::Corrupt(panic.to_string())));
+        ended = ended.and(shard);
+    }
+    ended
+}
+
+struct Shard {
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    number: u16,
+}
+
+/// Why a subscription ended.
+enum End {
+    Shutdown,
+    /// Somebody else shall try.
+    Released,
+    Lost(Error),
+}
+
+impl Shard {
+    async fn serve(self) -> Result<(), Error> {
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        loop {
+            let why = match self.consume(&mut backoff).await {
+                End::Shutdown => return Ok(()),
+                End::Lost(why) if !self.connection.status().connected() => return Err(why),
+                End::Lost(why) => why.to_string(),
+                End::Released => "it was held too long".to_owned(),
+            };
+            warn!(shard = self.number, why, "subscribing to the shard again");
+            tokio::select! {
+                () = tokio::time::sleep(backoff.pause()) => {}
+                () = self.worker.shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn consume(&self, backoff: &mut Backoff) -> End {
+        let (channel, mut consumer) = match self.subscribe().await {
+            Ok(subscribed) => subscribed,
+            Err(error) => return End::Lost(error),
+        };
+        let in_hand = &self.worker.in_hand[usize::from(self.number)];
+        let end = loop {
+            let gathered = Batch::gather(&mut consumer, in_hand, &self.worker.shutdown);
+            let batch = match gathered.await {
+                Ok(batch) => batch,
+                Err(Ended::Shutdown) => break End::Shutdown,
+                Err(Ended::Lost(why)) => {
+                    let why = why.map_or_else(
+                        || Error::unavailable("rabbitmq: the subscription is gone"),
+                        trouble,
+                    );
+                    break End::Lost(why);
+                }
+            };
+            match self.persist(&channel, Work::new(batch)).await {
+                Ok(()) => backoff.reset(),
+                Err(end) => break end,
+            }
+        };
+        in_hand.release();
+        // What is not acknowledged goes back to the head of the queue, in its order, before another gets anything.
+        let _ = channel.close(200, "the worker leaves".into()).await;
+        end
+    }
+
+    async fn subscribe(&self) -> Result<(Channel, Consumer), Error> {
+        let channel = self.connection.create_channel().await.map_err(trouble)?;
+        channel
+            .basic_qos(AHEAD_MAX, BasicQosOptions::default())
+            .await
+            .map_err(trouble)?;
+        let queue = self.worker.topology.shard_queue(self.number);
+        let consumer = channel
+            .basic_consume(
+                queue.into(),
+                "persistence-worker".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .map_err(trouble)?;
+        Ok((channel, consumer))
+    }
+
+    /// Stores a batch, however often it takes, and acknowledges it.
+    async fn persist(&self, channel: &Channel, mut work: Work) -> Result<(), End> {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        while let Err(error) = work.go_on(&self.worker).await {
+            if backoff.is_fresh() {
+                warn!(shard = self.number, %error, "a batch cannot be stored now; it is tried again");
+            }
+            if !channel.status().connected() {
+                return Err(End::Lost(error));
+            }
+            if start.elapsed() > HOLD_MAX {
+                return Err(End::Released);
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        if !backoff.is_fresh() {
+            info!(shard = self.number, "the batch is stored");
+        }
+        let (batch, links) = work.done();
+        batch.ack().await.map_err(|e| End::Lost(trouble(e)))?;
+        let metrics = &self.worker.metrics;
+        metrics.events.inc_by(links.len() as u64);
+        metrics.batch_seconds.observe(start.elapsed().as_secs_f64());
+        self.worker.marks.stored(links);
+        Ok(())
+    }
+}
+
+fn trouble(error: lapin::Error) -> Error {
+    topology::trouble(&error)
+}

@@ -1,0 +1,226 @@
+//! The persistence worker: takes events from the shard queues and stores them in MongoDB, in batches.
+//!
+//! Write, then acknowledge; writes are idempotent, so that redelivery is harmless. What can never be stored goes to the
+//! parking queue with a reason. Read cursors and notifications are not its business.
+
+mod batch;
+mod config;
+mod consumer;
+mod marks;
+mod metrics;
+pub mod parked;
+mod work;
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backend::Error;
+use backend::cluster::backoff::Backoff;
+use backend::cluster::parked::Lot;
+use backend::cluster::settings::Endpoint;
+use backend::cluster::topology::Topology;
+use backend::cluster::{Mongo, Redis, Store, migrations};
+use protocol::Timestamp;
+use runtime::{Readiness, admin};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use config::{Config, VARIABLES};
+use marks::Marks;
+use metrics::{InHand, Metrics};
+
+/// How often rooms are looked for whose removal was broken off, and how many are finished at once.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+const PURGE_MAX: usize = 100;
+const LAG_EVERY: Duration = Duration::from_secs(1);
+const MIGRATE_PAUSE_MIN: Duration = Duration::from_millis(200);
+const MIGRATE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What the tasks share.
+struct Worker {
+    store: Store,
+    rabbitmq: Endpoint,
+    topology: Topology,
+    lot: Lot,
+    marks: Marks,
+    metrics: Metrics,
+    /// A place for each shard.
+    in_hand: Vec<InHand>,
+    broker: Arc<Trouble>,
+    shutdown: CancellationToken,
+}
+
+/// What is wrong with the connection to the broker.
+#[derive(Debug)]
+struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    fn set(&self, trouble: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Stores events until the token is cancelled, then finishes what is in hand.
+///
+/// # Errors
+/// When the database is newer than this program, or the server for operators cannot run.
+pub async fn run(
+    config: Config,
+    admin_listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mongo = Mongo::new(&config.settings).await?;
+    let redis = Redis::new(&config.settings)?;
+    let broker = Arc::new(Trouble(Mutex::new(Some("not connected yet".to_owned()))));
+    let readiness = readiness(&mongo, &redis, &broker);
+    let metrics = runtime::Metrics::new("persistence-worker", env!("CARGO_PKG_VERSION"));
+    let own_metrics = Metrics::register(&metrics);
+    let admin_shutdown = CancellationToken::new();
+    let operators = admin::serve(
+        admin_listener,
+        metrics,
+        readiness.clone(),
+        admin_shutdown.clone(),
+    );
+    let operators = async {
+        let ended = operators.await.context("the server for operators ended");
+        // Without it nobody could tell how this process is.
+        shutdown.cancel();
+        ended
+    };
+    let drain = config.drain;
+    let work = async {
+        let store = Store::new(mongo.clone());
+        let (marks, keeper) = Marks::new(store.clone(), redis);
+        let worker = Worker {
+            rabbitmq: config.settings.rabbitmq.clone(),
+            topology: Topology::new(&config.settings),
+            lot: Lot::new(&config.settings.broker()),
+            marks,
+            metrics: own_metrics,
+            in_hand: (0..config.settings.shards)
+                .map(|_| InHand::default())
+                .collect(),
+            broker,
+            shutdown: shutdown.clone(),
+            store,
+        };
+        let leaving = async {
+            shutdown.cancelled().await;
+            readiness.set_draining();
+            tokio::time::sleep(drain).await;
+        };
+        let ended = tokio::select! {
+            ended = serve(&mongo, worker, keeper) => ended,
+            () = leaving => {
+                warn!("not all that was in hand is stored; it goes back to its queue");
+                Ok(())
+            }
+        };
+        admin_shutdown.cancel();
+        ended
+    };
+    let (work, operators) = tokio::join!(work, operators);
+    work.and(operators)
+}
+
+async fn serve(
+    mongo: &Mongo,
+    worker: Worker,
+    keeper: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    if !migrate(mongo, &worker.shutdown).await? {
+        return Ok(());
+    }
+    let worker = Arc::new(worker);
+    let consuming = async move {
+        let beside = async {
+            tokio::join!(purge(&worker.store), watch_lag(&worker));
+        };
+        tokio::select! {
+            () = consumer::serve(Arc::clone(&worker)) => {}
+            () = beside => {}
+        }
+        info!("everything in hand is stored");
+    };
+    // The marks of the last batches are raised after the last handle is gone.
+    tokio::join!(consuming, keeper);
+    Ok(())
+}
+
+/// Brings the database up to date, as soon as there is one. Answers false when it is time to end before.
+async fn migrate(mongo: &Mongo, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    let mut backoff = Backoff::new(MIGRATE_PAUSE_MIN, MIGRATE_PAUSE_MAX);
+    loop {
+        let migrated = tokio::select! {
+            migrated = migrations::migrate(mongo) => migrated,
+            () = shutdown.cancelled() => return Ok(false),
+        };
+        match migrated {
+            Ok(()) => return Ok(true),
+            Err(error @ Error::Unavailable { .. }) => {
+                if backoff.is_fresh() {
+                    warn!(%error, "the database cannot be prepared now; it is tried again");
+                }
+            }
+            Err(error) => return Err(error).context("the database cannot be prepared"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = shutdown.cancelled() => return Ok(false),
+        }
+    }
+}
+
+fn readiness(mongo: &Mongo, redis: &Redis, broker: &Arc<Trouble>) -> Readiness {
+    let readiness = Readiness::new();
+    let mongo = mongo.clone();
+    readiness.check("mongodb", move || {
+        let mongo = mongo.clone();
+        async move { mongo.trouble().await.map_or(Ok(()), Err) }
+    });
+    let redis = redis.clone();
+    readiness.check("redis", move || {
+        let redis = redis.clone();
+        async move { redis.trouble().await.map_or(Ok(()), Err) }
+    });
+    let broker = Arc::clone(broker);
+    readiness.check("rabbitmq", move || {
+        let trouble = broker.get();
+        async move { trouble.map_or(Ok(()), Err) }
+    });
+    readiness
+}
+
+async fn watch_lag(worker: &Worker) {
+    let mut tick = tokio::time::interval(LAG_EVERY);
+    loop {
+        tick.tick().await;
+        let now = Timestamp::now();
+        let lags = worker.in_hand.iter().map(|in_hand| in_hand.age(now));
+        worker.metrics.lag.set(lags.fold(0.0, f64::max));
+    }
+}
+
+/// Finishes what broken-off removals of rooms have left.
+async fn purge(store: &Store) {
+    let mut tick = tokio::time::interval(PURGE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match store.purge(PURGE_MAX).await {
+            Ok(0) => {}
+            Ok(rooms) => info!(rooms, "removed what was left of forgotten rooms"),
+            Err(error) => tracing::debug!(%error, "forgotten rooms are looked for later"),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The figures of the worker. Names are part of the product: dashboards and alerts are written against them.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use protocol::Timestamp;
+
+const SECONDS: [f64; 12] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Counters, gauges and histograms of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    pub events: Counter,
+    pub batch_seconds: Histogram,
+    pub parked: Counter,
+    pub violations: Counter,
+    pub lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn register(metrics: &runtime::Metrics) -> Self {
+        let this = Self {
+            events: Counter::default(),
+            batch_seconds: Histogram::new(SECONDS),
+            parked: Counter::default(),
+            violations: Counter::default(),
+            lag: Gauge::default(),
+        };
+        metrics.register(|registry| {
+            registry.register(
+                "chat_persist_events",
+                "Events stored, those that were stored before included",
+                this.events.clone(),
+            );
+            registry.register(
+                "chat_persist_batch_seconds",
+                "From a batch being complete to its acknowledgement",
+                this.batch_seconds.clone(),
+            );
+            registry.register(
+                "chat_persist_lag_seconds",
+                "Age of the oldest event in hand that is not stored yet; 0 when nothing is",
+                this.lag.clone(),
+            );
+            registry.register(
+                "chat_parked",
+                "Lines put into the parking queue because they cannot be stored",
+                this.parked.clone(),
+            );
+            registry.register(
+                "chat_log_violations",
+                "Contradictions found in a log; must stay 0",
+                this.violations.clone(),
+            );
+        });
+        this
+    }
+}
+
+/// The time of the oldest event that a shard has in hand.
+#[derive(Debug)]
+pub struct InHand(AtomicI64);
+
+const NOTHING: i64 = i64::MAX;
+
+impl Default for InHand {
+    fn default() -> Self {
+        Self(AtomicI64::new(NOTHING))
+    }
+}
+
+impl InHand {
+    pub fn hold(&self, oldest: Timestamp) {
+        self.0.store(oldest.as_millis(), Ordering::Relaxed);
+    }
+
+    pub fn release(&self) {
+        self.0.store(NOTHING, Ordering::Relaxed);
+    }
+
+    /// Its age in seconds; zero when nothing is in hand.
+    pub fn age(&self, now: Timestamp) -> f64 {
+        match self.0.load(Ordering::Relaxed) {
+            NOTHING => 0.0,
+            at => (now.as_millis() - at).max(0) as f64 / 1000.0,
+        }
+    }
+}
