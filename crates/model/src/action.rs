@@ -29,6 +29,11 @@ pub enum Action {
     FindOut {
         pod: PodIndex,
     },
+    /// A pod that is connected to a former primary raises the generation (step 1) instead of turning away. Somebody has to:
+    /// what one pod took for the new primary may have been an older one.
+    RaiseAnyway {
+        pod: PodIndex,
+    },
     /// A pod whose publish was returned in the open generation raises it (step 1).
     RaiseWithoutExchange {
         pod: PodIndex,

@@ -70,7 +70,12 @@ fn of_pod(config: &Config, state: &State, pod: PodIndex, it: &Pod, actions: &mut
     if it.redis.is_some() {
         match (it.raise, it.generation) {
             (Some(_), _) => actions.push(Action::GoOnRaising { pod }),
-            (None, None) => actions.push(Action::FindOut { pod }),
+            (None, None) => {
+                actions.push(Action::FindOut { pod });
+                if state.mongo.former > 0 {
+                    actions.push(Action::RaiseAnyway { pod });
+                }
+            }
             (None, Some(generation)) => {
                 if !routes(config, state, generation) {
                     actions.push(Action::RaiseWithoutExchange { pod });
@@ -173,6 +178,7 @@ impl Step<'_> {
             Action::Send { pod, id } => self.send(pod, id),
             Action::Connect { pod } => self.connect(pod),
             Action::FindOut { pod } => self.find_out(pod),
+            Action::RaiseAnyway { pod } => self.raise_anyway(pod),
             Action::RaiseWithoutExchange { pod } => self.raise_without_exchange(pod),
             Action::GoOnRaising { pod } => self.go_on_raising(pod),
             Action::Append { pod } => self.append(pod),

@@ -2,7 +2,7 @@
 
 use super::{Step, Taken, routes};
 use crate::action::PodIndex;
-use crate::state::{Generation, Raise};
+use crate::state::{Generation, Raise, Server};
 
 impl Step<'_> {
     pub(super) fn connect(&mut self, pod: PodIndex) -> Taken {
@@ -20,7 +20,7 @@ impl Step<'_> {
             return self.raise(pod);
         }
         if self.config.safeguards.verify_redis && record.redis != redis {
-            if self.state.mongo.former & (1 << redis) != 0 {
+            if self.is_former(redis) {
                 // Another has taken its place.
                 self.reconnect(pod, None);
                 return Some(());
@@ -32,6 +32,21 @@ impl Step<'_> {
         }
         self.pod(pod).generation = Some(record.generation);
         Some(())
+    }
+
+    pub(super) fn raise_anyway(&mut self, pod: PodIndex) -> Taken {
+        let it = self.pod(pod);
+        let is_asking = it.generation.is_none() && it.raise.is_none();
+        let redis = it.redis?;
+        if is_asking && self.state.mongo.record.is_open && self.is_former(redis) {
+            return self.raise(pod);
+        }
+        None
+    }
+
+    fn is_former(&self, redis: Server) -> bool {
+        let mongo = &self.state.mongo;
+        mongo.former & (1 << redis) != 0 && mongo.record.redis != redis
     }
 
     pub(super) fn raise_without_exchange(&mut self, pod: PodIndex) -> Taken {
