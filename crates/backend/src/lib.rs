@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use runtime::Readiness;
 use runtime::health::Check;
 
-pub use config::{Config, VARIABLES};
+pub use config::{CLUSTER_VARIABLES, Config, VARIABLES};
 pub use directory::Directory;
 pub use error::{Error, Result};
 pub use log::Log;
@@ -86,5 +86,9 @@ pub struct Dependency {
 pub async fn open(config: Config) -> Result<Backends> {
     match config {
         Config::Embedded { data_dir } => embedded::open(data_dir).await,
+        #[cfg(feature = "cluster")]
+        Config::Cluster(_) => Err(Error::Refused(
+            "the cluster family cannot be opened yet".to_owned(),
+        )),
     }
 }

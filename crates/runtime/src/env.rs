@@ -2,7 +2,8 @@
 //!
 //! One flat struct per concern, read by its prefix: [`read`]. Beside the struct stands the list of its [`Variable`]s,
 //! which `--help` and `docs/configuration.md` are made of. An empty variable counts as not set, and every variable
-//! `X` may come from the file that `X_FILE` names. Values never appear in errors: they may be secrets.
+//! `X` may come from the file that `X_FILE` names, unless `X_FILE` is a variable of its own. Values never appear in
+//! errors: they may be secrets.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -62,7 +63,7 @@ pub fn read_from<T: DeserializeOwned>(
     prefix: &str,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<T, EnvError> {
-    let values = gather(prefix, variables)?;
+    let values = gather(prefix, fields::<T>(), variables)?;
     let full = |field: &str| format!("{prefix}{}", field.to_uppercase());
     match envy::prefixed(prefix).from_iter::<_, Located<T>>(values) {
         Ok(Located(Ok(config))) => Ok(config),
@@ -77,9 +78,11 @@ pub fn read_from<T: DeserializeOwned>(
 /// How envy begins its sentence about a variable that is not there.
 const MISSING: &str = "missing value for field ";
 
-/// Values of the prefix: no empty ones, and those that live in files read from there.
+/// Values of the prefix: no empty ones, and those that live in files read from there. Not read are files that a variable
+/// with a field of its own names.
 fn gather(
     prefix: &str,
+    fields: &[&str],
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<BTreeMap<String, String>, EnvError> {
     let mut values = BTreeMap::new();
@@ -96,6 +99,7 @@ fn gather(
     }
     let in_files: Vec<String> = values
         .keys()
+        .filter(|name| !fields.contains(&name[prefix.len()..].to_lowercase().as_str()))
         .filter_map(|name| name.strip_suffix(FILE_SUFFIX))
         .map(str::to_owned)
         .collect();
@@ -114,6 +118,40 @@ fn gather(
         }
     }
     Ok(values)
+}
+
+/// The names of a struct's fields.
+fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    let mut fields: &'static [&'static str] = &[];
+    // It gives nothing to make a `T` of; a struct says what it wants all the same.
+    let _ = T::deserialize(Asked(&mut fields));
+    fields
+}
+
+/// A deserializer that keeps what a struct asks for.
+struct Asked<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Asked<'_> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom("nothing is read here"))
+    }
+
+    fn deserialize_struct<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
 }
 
 /// The result of reading `T`, or the field and the reason: envy itself forgets the field for most types.
@@ -352,6 +390,30 @@ mod tests {
         assert_eq!(error.name, "DARDA_X_TOKEN_FILE");
         let error = load(&[("DARDA_X_TOKEN_FILE", "/nowhere")]).unwrap_err();
         assert_eq!(error.name, "DARDA_X_TOKEN_FILE");
+    }
+
+    #[test]
+    fn a_variable_that_is_a_file_by_its_own_name_is_not_read() {
+        #[derive(Debug, Deserialize)]
+        struct Trust {
+            ca_file: Option<std::path::PathBuf>,
+            token: Option<String>,
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hush").unwrap();
+        let path = file.path().to_str().unwrap();
+        let read = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(n, v)| (n.into(), v.into()));
+            read_from::<Trust>("DARDA_X_", variables).unwrap()
+        };
+        let trust = read(&[
+            ("DARDA_X_CA_FILE", "/nowhere"),
+            ("DARDA_X_TOKEN_FILE", path),
+        ]);
+        assert_eq!(trust.ca_file.unwrap().to_str(), Some("/nowhere"));
+        assert_eq!(trust.token.as_deref(), Some("hush"));
+        let trust = read(&[("DARDA_X_CA_FILE_FILE", path)]);
+        assert_eq!(trust.ca_file.unwrap().to_str(), Some("hush"));
     }
 
     const KNOWN: &[Variable] = &[

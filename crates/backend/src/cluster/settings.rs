@@ -150,27 +150,24 @@ impl Settings {
     /// # Errors
     /// When one of [`VARIABLES`] is bad or missing.
     pub fn from_env() -> Result<Self, EnvError> {
-        let flat: Flat = env::read("DARDA_")?;
-        flat.check()?;
-        let rabbitmq = flat.rabbitmq()?;
+        Self::check(env::read("DARDA_")?)
+    }
+
+    fn check(flat: Flat) -> Result<Self, EnvError> {
+        let broker = flat.broker()?;
+        if flat.limit_backlog == 0 {
+            return Err(EnvError::new("DARDA_LIMIT_BACKLOG", "must be at least 1"));
+        }
         Ok(Self {
-            redis: endpoint(
-                "DARDA_REDIS_URL",
-                &["redis://", "rediss://"],
-                flat.redis_url,
-                flat.redis_tls_verify,
-                flat.redis_ca_file,
-            )?,
-            rabbitmq,
-            mongodb: endpoint(
-                "DARDA_MONGODB_URI",
-                &["mongodb://", "mongodb+srv://"],
+            redis: REDIS.read(flat.redis_url, flat.redis_tls_verify, flat.redis_ca_file)?,
+            rabbitmq: broker.rabbitmq,
+            mongodb: MONGODB.read(
                 flat.mongodb_uri,
                 flat.mongodb_tls_verify,
                 flat.mongodb_ca_file,
             )?,
-            namespace: flat.namespace,
-            shards: flat.shards,
+            namespace: broker.namespace,
+            shards: broker.shards,
             backlog_max: flat.limit_backlog,
         })
     }
@@ -198,72 +195,109 @@ impl Broker {
     /// # Errors
     /// When one of the [`VARIABLES`] about the broker is bad or missing.
     pub fn from_env() -> Result<Self, EnvError> {
-        let flat: Flat = env::read("DARDA_")?;
-        flat.check()?;
-        Ok(Self {
-            rabbitmq: flat.rabbitmq()?,
-            namespace: flat.namespace,
-            shards: flat.shards,
-        })
+        env::read::<Flat>("DARDA_")?.broker()
     }
 }
 
 impl Flat {
-    fn check(&self) -> Result<(), EnvError> {
+    fn broker(&self) -> Result<Broker, EnvError> {
         if self.shards == 0 || self.shards > 256 {
             return Err(EnvError::new("DARDA_SHARDS", "must be from 1 to 256"));
         }
         if !is_namespace(&self.namespace) {
-            return Err(EnvError::new(
-                "DARDA_NAMESPACE",
-                "must be 1 to 40 of a-z, 0-9, - and _",
-            ));
+            let reason = "must be 1 to 40 of a-z, 0-9, - and _";
+            return Err(EnvError::new("DARDA_NAMESPACE", reason));
         }
-        if self.limit_backlog == 0 {
-            return Err(EnvError::new("DARDA_LIMIT_BACKLOG", "must be at least 1"));
-        }
-        Ok(())
-    }
-
-    fn rabbitmq(&self) -> Result<Endpoint, EnvError> {
-        endpoint(
-            "DARDA_RABBITMQ_URL",
-            &["amqp://", "amqps://"],
-            self.rabbitmq_url.clone(),
-            self.rabbitmq_tls_verify,
-            self.rabbitmq_ca_file.clone(),
-        )
+        Ok(Broker {
+            rabbitmq: RABBITMQ.read(
+                self.rabbitmq_url.clone(),
+                self.rabbitmq_tls_verify,
+                self.rabbitmq_ca_file.clone(),
+            )?,
+            namespace: self.namespace.clone(),
+            shards: self.shards,
+        })
     }
 }
 
-fn endpoint(
-    name: &str,
-    schemes: &[&str],
-    url: Option<String>,
-    verify: Verify,
-    ca_file: Option<PathBuf>,
-) -> Result<Endpoint, EnvError> {
-    let expected = schemes.join(" or ");
-    let url = url.ok_or_else(|| {
-        EnvError::new(
-            name,
-            format!("the cluster family needs it, starting with {expected}"),
-        )
-    })?;
-    if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(EnvError::new(name, format!("must start with {expected}")));
+/// The variables of one server, and how its addresses begin.
+struct Server {
+    url: &'static str,
+    verify: &'static str,
+    ca_file: &'static str,
+    schemes: [&'static str; 2],
+    /// Whether an address asks for TLS.
+    is_tls: fn(&str) -> bool,
+}
+
+const REDIS: Server = Server {
+    url: "DARDA_REDIS_URL",
+    verify: "DARDA_REDIS_TLS_VERIFY",
+    ca_file: "DARDA_REDIS_CA_FILE",
+    schemes: ["redis://", "rediss://"],
+    is_tls: |url| url.starts_with("rediss://"),
+};
+
+const RABBITMQ: Server = Server {
+    url: "DARDA_RABBITMQ_URL",
+    verify: "DARDA_RABBITMQ_TLS_VERIFY",
+    ca_file: "DARDA_RABBITMQ_CA_FILE",
+    schemes: ["amqp://", "amqps://"],
+    is_tls: |url| url.starts_with("amqps://"),
+};
+
+const MONGODB: Server = Server {
+    url: "DARDA_MONGODB_URI",
+    verify: "DARDA_MONGODB_TLS_VERIFY",
+    ca_file: "DARDA_MONGODB_CA_FILE",
+    schemes: ["mongodb://", "mongodb+srv://"],
+    is_tls: |url| {
+        let options = url.split_once('?').map_or("", |(_, options)| options);
+        let mut options = options.split('&');
+        let off = ["tls=false", "ssl=false"];
+        let on = ["tls=true", "ssl=true"];
+        match url.starts_with("mongodb+srv://") {
+            true => !options.any(|option| off.contains(&option)),
+            false => options.any(|option| on.contains(&option)),
+        }
+    },
+};
+
+impl Server {
+    fn read(
+        &self,
+        url: Option<String>,
+        verify: Verify,
+        ca_file: Option<PathBuf>,
+    ) -> Result<Endpoint, EnvError> {
+        let expected = self.schemes.join(" or ");
+        let Some(url) = url else {
+            let reason = format!("the cluster family needs it, starting with {expected}");
+            return Err(EnvError::new(self.url, reason));
+        };
+        if !self.schemes.iter().any(|scheme| url.starts_with(scheme)) {
+            let reason = format!("must start with {expected}");
+            return Err(EnvError::new(self.url, reason));
+        }
+        let is_tls = (self.is_tls)(&url);
+        // Whoever names an authority does not want to talk in the open.
+        if ca_file.is_some() && !is_tls {
+            let reason = format!("is set, but {} does not ask for TLS", self.url);
+            return Err(EnvError::new(self.ca_file, reason));
+        }
+        let verify = verify == Verify::On;
+        if is_tls && !verify {
+            tracing::warn!(
+                "{}=off: certificates are not verified; whoever is on the way can read and change everything",
+                self.verify
+            );
+        }
+        Ok(Endpoint {
+            url,
+            verify,
+            ca_file,
+        })
     }
-    let verify = verify == Verify::On;
-    if !verify {
-        tracing::warn!(
-            "{name}: certificates are not verified; whoever is on the way can read and change everything"
-        );
-    }
-    Ok(Endpoint {
-        url,
-        verify,
-        ca_file,
-    })
 }
 
 fn is_namespace(text: &str) -> bool {
@@ -271,4 +305,84 @@ fn is_namespace(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVERS: [(&str, &str); 3] = [
+        ("DARDA_REDIS_URL", "redis://r"),
+        ("DARDA_RABBITMQ_URL", "amqp://b"),
+        ("DARDA_MONGODB_URI", "mongodb://m"),
+    ];
+
+    /// Settings with other values than [`SERVERS`]; an empty one is not set.
+    fn settings(variables: &[(&str, &str)]) -> Result<Settings, EnvError> {
+        let mut all = SERVERS.to_vec();
+        all.retain(|(name, _)| variables.iter().all(|(other, _)| other != name));
+        all.extend_from_slice(variables);
+        let all = all
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Settings::check(env::read_from("DARDA_", all)?)
+    }
+
+    #[test]
+    fn three_servers_are_enough() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(settings.redis.url, "redis://r");
+        assert!(settings.redis.verify);
+        assert_eq!((settings.namespace.as_str(), settings.shards), ("darda", 8));
+    }
+
+    #[test]
+    fn what_is_bad_is_named() {
+        for (name, value) in [
+            ("DARDA_REDIS_URL", ""),
+            ("DARDA_REDIS_URL", "http://r"),
+            ("DARDA_RABBITMQ_URL", ""),
+            ("DARDA_MONGODB_URI", "postgres://m"),
+            ("DARDA_REDIS_TLS_VERIFY", "maybe"),
+            ("DARDA_NAMESPACE", "Darda"),
+            ("DARDA_SHARDS", "0"),
+            ("DARDA_SHARDS", "257"),
+            ("DARDA_LIMIT_BACKLOG", "0"),
+        ] {
+            let error = settings(&[(name, value)]).unwrap_err();
+            assert_eq!(error.name, name, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_for_tls() {
+        for (url, ca_file, secure) in [
+            ("DARDA_REDIS_URL", "DARDA_REDIS_CA_FILE", "rediss://r"),
+            ("DARDA_RABBITMQ_URL", "DARDA_RABBITMQ_CA_FILE", "amqps://b"),
+            (
+                "DARDA_MONGODB_URI",
+                "DARDA_MONGODB_CA_FILE",
+                "mongodb://m/?tls=true",
+            ),
+            (
+                "DARDA_MONGODB_URI",
+                "DARDA_MONGODB_CA_FILE",
+                "mongodb+srv://m",
+            ),
+        ] {
+            let error = settings(&[(ca_file, "/ca.pem")]).unwrap_err();
+            assert_eq!(error.name, ca_file);
+            settings(&[(ca_file, "/ca.pem"), (url, secure)]).unwrap();
+        }
+        let ca_file = ("DARDA_REDIS_CA_FILE", "/ca.pem");
+        let settings = settings(&[ca_file, ("DARDA_REDIS_URL", "rediss://r")]).unwrap();
+        assert_eq!(settings.redis.ca_file, Some("/ca.pem".into()));
+    }
+
+    #[test]
+    fn no_credentials_are_shown() {
+        let url = ("DARDA_REDIS_URL", "redis://:s3cret@r");
+        let settings = settings(&[url]).unwrap();
+        assert!(!format!("{settings:?}").contains("s3cret"));
+    }
 }
