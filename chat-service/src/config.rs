@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rest::auth::Auth;
 use runtime::env::{self, EnvError, Variable};
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// The variables of [`Config`].
+/// The variables of [`Config`] beside those of [`rest::auth`].
 pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_HTTP_WORKERS",
@@ -35,16 +36,6 @@ pub const VARIABLES: &[Variable] = &[
         name: "DARDA_HEARTBEAT_SECS",
         default: "25",
         meaning: "How often, at least 1, the server pings a client and tells it where its rooms end. A client that does not answer two pings is let go.",
-    },
-    Variable {
-        name: "DARDA_AUTH_MODE",
-        default: "open",
-        meaning: "How users are known. open: names on trust, for trying out and tests.",
-    },
-    Variable {
-        name: "DARDA_AUTH_OPEN_ANYWHERE",
-        default: "false",
-        meaning: "With true, and DARDA_AUTH_MODE=open said in so many words, open mode may listen on an address that others can reach.",
     },
     Variable {
         name: "DARDA_LIMIT_FRAME_BYTES",
@@ -108,22 +99,6 @@ pub struct Gateway {
     pub heartbeat: Duration,
 }
 
-/// How users are known.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Auth {
-    mode: Option<AuthMode>,
-    #[serde(default)]
-    open_anywhere: bool,
-}
-
-/// The ways to know a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AuthMode {
-    /// Names on trust.
-    Open,
-}
-
 /// What clients may do, at most.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -170,24 +145,14 @@ impl Config {
     pub fn from_env(http: SocketAddr) -> Result<Self, EnvError> {
         let config = Self {
             gateway: env::read("DARDA_")?,
-            auth: env::read("DARDA_AUTH_")?,
+            auth: Auth::from_env(http)?,
             limits: env::read("DARDA_LIMIT_")?,
         };
-        config.check(http)?;
+        config.check()?;
         Ok(config)
     }
 
-    fn check(&self, http: SocketAddr) -> Result<(), EnvError> {
-        let told_twice = self.auth.mode == Some(AuthMode::Open) && self.auth.open_anywhere;
-        if !http.ip().is_loopback() && !told_twice {
-            return Err(EnvError::new(
-                "DARDA_AUTH_MODE",
-                format!(
-                    "open mode believes every name, so it does not listen on {http}, which others can reach; if that \
-                     is what you want, set both DARDA_AUTH_MODE=open and DARDA_AUTH_OPEN_ANYWHERE=true"
-                ),
-            ));
-        }
+    fn check(&self) -> Result<(), EnvError> {
         let positive = [
             ("DARDA_LIMIT_FRAME_BYTES", self.limits.frame_bytes),
             ("DARDA_LIMIT_TEXT_BYTES", self.limits.text_bytes),
@@ -267,10 +232,7 @@ impl Default for Config {
                 drain: drain(),
                 heartbeat: heartbeat(),
             },
-            auth: Auth {
-                mode: None,
-                open_anywhere: false,
-            },
+            auth: Auth::default(),
             limits: Limits::default(),
         }
     }
@@ -281,26 +243,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_mode_leaves_the_loopback_address_only_when_told_twice() {
-        let far: SocketAddr = "0.0.0.0:8080".parse().unwrap();
-        let mut config = Config::default();
-        assert!(config.check("127.0.0.1:8080".parse().unwrap()).is_ok());
-        assert_eq!(config.check(far).unwrap_err().name, "DARDA_AUTH_MODE");
-        config.auth.open_anywhere = true;
-        assert!(config.check(far).is_err());
-        config.auth.mode = Some(AuthMode::Open);
-        assert!(config.check(far).is_ok());
-    }
-
-    #[test]
     fn a_limit_of_nothing_is_refused_by_name() {
         let mut config = Config::default();
         config.limits.subscriptions = 0;
-        let error = config.check("127.0.0.1:1".parse().unwrap()).unwrap_err();
+        let error = config.check().unwrap_err();
         assert_eq!(error.name, "DARDA_LIMIT_SUBSCRIPTIONS");
         config.limits.subscriptions = 1;
         config.limits.text_bytes = 65_536;
-        let error = config.check("127.0.0.1:1".parse().unwrap()).unwrap_err();
+        let error = config.check().unwrap_err();
         assert_eq!(error.name, "DARDA_LIMIT_TEXT_BYTES");
     }
 
@@ -315,7 +265,7 @@ mod tests {
             ("*", false),
         ] {
             config.gateway.allowed_origins = vec![origin.to_owned()];
-            let result = config.check("127.0.0.1:1".parse().unwrap());
+            let result = config.check();
             assert_eq!(result.is_ok(), ok, "{origin}");
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod config;
 mod connection;
+pub mod forward;
 mod gateway;
 mod handshake;
 mod hub;
@@ -24,10 +25,13 @@ mod websocket;
 
 use std::sync::Arc;
 
+use ::rest::auth;
 use backend::Backends;
+use runtime::env::Variable;
+use runtime::{listen, telemetry};
 
 pub use config::Config;
-pub use server::{Service, run};
+pub use server::{History, Service, run};
 
 use messages::Messages;
 use metrics::Metrics;
@@ -35,6 +39,17 @@ use origins::Origins;
 use pod::Pod;
 use rates::Rates;
 use rooms::Rooms;
+
+/// Every variable of the program.
+pub const VARIABLES: &[&[Variable]] = &[
+    listen::VARIABLES,
+    backend::VARIABLES,
+    backend::CLUSTER_VARIABLES,
+    forward::VARIABLES,
+    config::VARIABLES,
+    auth::VARIABLES,
+    telemetry::VARIABLES,
+];
 
 /// What every worker of the process shares.
 struct Process {

@@ -21,6 +21,12 @@ pub struct RefusalLabels {
     pub code: &'static str,
 }
 
+/// What became of a request that was forwarded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ForwardLabels {
+    pub outcome: &'static str,
+}
+
 /// Counters, gauges and histograms of one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -29,6 +35,7 @@ pub struct Metrics {
     pub slow_sessions: Gauge,
     pub closes: Family<CloseLabels, Counter>,
     pub refusals: Family<RefusalLabels, Counter>,
+    pub history_forwards: Family<ForwardLabels, Counter>,
     pub appended: Counter,
     pub duplicates: Counter,
     pub deliveries: Counter,
@@ -55,6 +62,7 @@ impl Metrics {
             slow_sessions: Gauge::default(),
             closes: Family::default(),
             refusals: Family::default(),
+            history_forwards: Family::default(),
             appended: Counter::default(),
             duplicates: Counter::default(),
             deliveries: Counter::default(),
@@ -91,6 +99,11 @@ impl Metrics {
                 "chat_refusals",
                 "Requests over sockets that were refused, by error code",
                 this.refusals.clone(),
+            );
+            registry.register(
+                "chat_history_forwards",
+                "Requests forwarded to history-service: answered, unavailable, overloaded",
+                this.history_forwards.clone(),
             );
             registry.register(
                 "chat_events_appended",

@@ -12,13 +12,15 @@ use actix_service::{fn_service, map_config};
 use actix_web::App;
 use actix_web::dev::AppConfig;
 use actix_web::middleware::{Condition, from_fn};
-use actix_web::web::{Data, ServiceConfig};
+use actix_web::web::Data;
 use anyhow::Context as _;
 use backend::Backends;
+use history_service as history;
 use runtime::{Metrics, Readiness, admin};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::forward::{self, Forward};
 use crate::hub::Hub;
 use crate::mailbox::Drain;
 use crate::{Config, Process, handshake, page, rest as api};
@@ -29,9 +31,16 @@ pub struct Service {
     pub program: &'static str,
     pub config: Config,
     pub backends: Backends,
-    /// Paths of other services that this process answers as well, and their description.
-    pub more: fn(&mut ServiceConfig, &Backends),
-    pub more_openapi: Option<fn() -> utoipa::openapi::OpenApi>,
+    pub history: History,
+}
+
+/// Who answers the paths of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum History {
+    /// This process.
+    Here,
+    /// A history-service.
+    At(forward::Address),
 }
 
 /// Serves clients on `listener` and operators on `admin_listener` until the token is cancelled; then lets clients go and
@@ -88,12 +97,12 @@ async fn serve(
     let is_local = listener.local_addr()?.ip().is_loopback();
     let workers = app.config.workers();
     let numbers = Arc::new(AtomicUsize::new(0));
-    let (draining, more) = (readiness.clone(), service.more);
-    let openapi = rest::openapi::merge(
-        [api::openapi()]
-            .into_iter()
-            .chain(service.more_openapi.map(|describe| describe())),
-    );
+    let draining = readiness.clone();
+    let elsewhere = match service.history {
+        History::Here => None,
+        History::At(address) => Some(Forward::new(address, Arc::clone(&app.metrics))),
+    };
+    let openapi = rest::openapi::merge([api::openapi(), history::openapi()]);
     let shared = Arc::clone(&app);
     let server = Server::build()
         .workers(workers)
@@ -109,7 +118,15 @@ async fn serve(
                 .app_data(Data::new(shared.backends.clone()))
                 .configure(runtime::health::configure(readiness.clone()))
                 .configure(rest::openapi::serve(&openapi))
-                .configure(|paths| more(paths, &shared.backends))
+                .configure(|paths| match &elsewhere {
+                    Some(forward) => forward.configure(paths),
+                    None => {
+                        let here = history::History::new(shared.backends.clone());
+                        paths
+                            .app_data(Data::new(here))
+                            .configure(history::configure);
+                    }
+                })
                 .configure(api::configure)
                 .configure(page::configure)
                 .wrap(Condition::new(is_local, {

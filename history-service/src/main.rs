@@ -19,9 +19,15 @@ const PROGRAM: Program = Program {
 async fn main() -> anyhow::Result<()> {
     PROGRAM.start()?;
     let config = Config::from_env()?;
-    let backends = backend::open(config.backend).await.context(
-        "the embedded family belongs to one process: to chat and read at the same time, run standalone instead",
-    )?;
+    let is_embedded = matches!(config.backend, backend::Config::Embedded { .. });
+    let opened = backend::open(config.backend).await;
+    let backends = if is_embedded {
+        opened.context(
+            "the embedded family belongs to one process: to chat and read at the same time, run standalone instead",
+        )?
+    } else {
+        opened?
+    };
     let listener = config.listen.bind_http()?;
     let admin_listener = config.listen.bind_admin()?;
     info!(addr = %listener.local_addr()?, "history-service is listening");

@@ -1,6 +1,7 @@
 //! The server.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
@@ -75,6 +76,8 @@ fn server(
             // Says which methods the path has, where no other service does.
             .service(web::resource("/v1/rooms/{id}/messages"))
     })
+    // Longer than chat-service keeps what it does not use.
+    .keep_alive(Duration::from_secs(60))
     .disable_signals()
     .shutdown_timeout(DRAIN_SECS)
     .listen(listener)

@@ -2,10 +2,9 @@
 
 use std::net::TcpListener;
 
-use actix_web::web::{Data, ServiceConfig};
 use backend::Backends;
-use chat_service::Service;
-use history_service::History;
+use chat_service::{History, Service};
+use rest::auth;
 use runtime::env::{EnvError, Variable};
 use runtime::{Listen, listen, telemetry};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     listen::VARIABLES,
     backend::VARIABLES,
     chat_service::config::VARIABLES,
+    auth::VARIABLES,
     telemetry::VARIABLES,
 ];
 
@@ -32,7 +32,7 @@ impl Config {
     pub fn from_env() -> Result<Self, EnvError> {
         let listen = Listen::from_env()?;
         Ok(Self {
-            backend: backend::Config::from_env()?,
+            backend: backend::Config::embedded_from_env("standalone")?,
             chat: chat_service::Config::from_env(listen.http_addr)?,
             listen,
         })
@@ -55,14 +55,7 @@ pub async fn run(
         program: "standalone",
         config,
         backends,
-        more: history,
-        more_openapi: Some(history_service::openapi),
+        history: History::Here,
     };
     chat_service::run(service, listener, admin_listener, shutdown).await
-}
-
-fn history(paths: &mut ServiceConfig, backends: &Backends) {
-    paths
-        .app_data(Data::new(History::new(backends.clone())))
-        .configure(history_service::configure);
 }

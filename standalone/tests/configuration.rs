@@ -1,58 +1,46 @@
-//! `docs/configuration.md` says what the programs say.
+//! `docs/configuration.md` says what `standalone` says, and `standalone` has nothing of the cluster family.
 
-use runtime::Variable;
+use std::process::Command;
 
 const PAGE: &str = include_str!("../../docs/configuration.md");
 
-fn table(variables: &[Variable]) -> String {
-    let mut table = "| variable | default | meaning |\n| --- | --- | --- |\n".to_owned();
-    for variable in variables {
-        let default = match variable.default {
-            "" => String::new(),
-            default => format!("`{default}`"),
-        };
-        let meaning = variable.meaning.replace('|', "\\|");
-        table.push_str(&format!(
-            "| `{}` | {default} | {meaning} |\n",
-            variable.name
-        ));
-    }
-    table
+fn standalone() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_standalone"));
+    command.env_clear();
+    command
 }
 
 #[test]
 fn every_variable_is_on_the_page_with_its_default_and_meaning() {
-    for variables in standalone::VARIABLES {
-        let table = table(variables);
-        assert!(
-            PAGE.contains(&table),
-            "docs/configuration.md does not have this table:\n\n{table}"
-        );
+    for variable in standalone::VARIABLES.iter().flat_map(|list| list.iter()) {
+        let default = match variable.default {
+            "" => String::new(),
+            default => format!("`{default}`"),
+        };
+        let line = format!("| `{}` | {default} | {} |", variable.name, variable.meaning);
+        assert!(PAGE.contains(&line), "docs/configuration.md lacks: {line}");
     }
 }
 
 #[test]
-fn the_page_names_no_other_variable() {
-    let known: Vec<&str> = standalone::VARIABLES
-        .iter()
-        .flat_map(|variables| variables.iter())
-        .map(|variable| variable.name)
-        .collect();
-    for word in PAGE.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
-        if word.starts_with("DARDA_") && word != "DARDA_" {
-            let base = word.strip_suffix("_FILE").unwrap_or(word);
-            assert!(known.contains(&base), "{word} is not a variable");
-        }
+fn help_does_not_list_what_it_does_not_read() {
+    let output = standalone().arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("DARDA_DATA_DIR"), "{help}");
+    for other in ["DARDA_REDIS_URL", "DARDA_SHARDS", "DARDA_HISTORY_URL"] {
+        assert!(!help.contains(other), "{other}");
     }
 }
 
 #[test]
-fn history_service_has_no_variable_that_is_not_on_the_page() {
-    for variable in history_service::VARIABLES.iter().flat_map(|v| v.iter()) {
-        assert!(
-            PAGE.contains(&format!("`{}`", variable.name)),
-            "{}",
-            variable.name
-        );
+fn the_cluster_family_is_refused_with_the_programs_that_have_it() {
+    let output = standalone()
+        .env("DARDA_BACKEND", "cluster")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    for word in ["DARDA_BACKEND", "standalone", "embedded", "chat-service"] {
+        assert!(said.contains(word), "{word} is missing in: {said}");
     }
 }

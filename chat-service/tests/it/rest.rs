@@ -1,5 +1,6 @@
 //! The REST surface, asked over real sockets, on the embedded family.
 
+mod forward;
 mod invites;
 mod members;
 mod messages;
@@ -13,7 +14,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use backend::Backends;
-use chat_service::{Config, Service};
+use chat_service::{Config, History, Service};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 /// A running chat-service with a folder of its own.
 struct Server {
     addr: SocketAddr,
+    admin: SocketAddr,
     backends: Backends,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
@@ -32,6 +34,11 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_with(|_| History::Here).await
+    }
+
+    /// A server whose history is answered by somebody; `who` is given what it would be read from.
+    async fn start_with(who: impl FnOnce(&Backends) -> History) -> Self {
         let data = tempfile::tempdir().unwrap();
         let backends = backend::open(backend::Config::Embedded {
             data_dir: data.path().to_owned(),
@@ -44,19 +51,21 @@ impl Server {
         let mut config = Config::default();
         // What is tested here is not how fast one may be.
         config.limits.joins_per_sec = 10_000;
+        config.gateway.http_workers = Some(1);
         let service = Service {
             program: "chat-service",
             config,
             backends: backends.clone(),
-            more: |_, _| {},
-            more_openapi: None,
+            history: who(&backends),
         };
         let admin = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin_addr = admin.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = chat_service::run(service, listener, admin, shutdown.clone());
         let running = tokio::spawn(served);
         Self {
             addr,
+            admin: admin_addr,
             backends,
             shutdown,
             running,
@@ -104,21 +113,7 @@ impl Server {
 
     /// One request on a connection of its own, headers as they are.
     async fn ask_raw(&self, method: &str, path: &str, head: &str, body: &str) -> Answer {
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n{head}\r\n{body}",
-            self.addr,
-            body.len(),
-        );
-        let exchange = async {
-            let mut stream = TcpStream::connect(self.addr).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.unwrap();
-            Answer::read(&answer)
-        };
-        tokio::time::timeout(Duration::from_secs(10), exchange)
-            .await
-            .unwrap_or_else(|_| panic!("{method} {path} was not answered"))
+        ask_at(self.addr, method, path, head, body).await
     }
 
     /// Makes a room as `owner` and returns its path.
@@ -164,6 +159,24 @@ impl Server {
             })
             .collect()
     }
+}
+
+/// One request on a connection of its own, to any server.
+async fn ask_at(addr: SocketAddr, method: &str, path: &str, head: &str, body: &str) -> Answer {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-length: {}\r\n{head}\r\n{body}",
+        body.len(),
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        Answer::read(&answer)
+    };
+    tokio::time::timeout(Duration::from_secs(10), exchange)
+        .await
+        .unwrap_or_else(|_| panic!("{method} {path} was not answered"))
 }
 
 /// What came back.

@@ -2,10 +2,12 @@
 //!
 //! A server wraps its app in [`observe`], which gives every answer a request id and turns what actix itself refuses
 //! into problem documents. Handlers take [`Caller`] first, then [`Path`], [`Query`] or [`Json`], and answer with
-//! [`ok`], [`created`] or a [`Refusal`]. [`access`] says who may see a room. [`openapi`] puts the descriptions of several
+//! [`ok`], [`created`] or a [`Refusal`]. [`access`] says who may see a room, [`auth`] how users are known. [`openapi`]
+//! puts the descriptions of several
 //! services together.
 
 pub mod access;
+pub mod auth;
 mod caller;
 pub mod cursor;
 mod extract;

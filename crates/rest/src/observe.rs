@@ -22,11 +22,13 @@ pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id"
 /// # Errors
 /// Those of inner middleware.
 pub async fn observe<B: MessageBody + 'static>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
     let id = request_id(request.headers());
+    // For those that the request is forwarded to.
+    request.headers_mut().insert(REQUEST_ID_HEADER, id.clone());
     let span = info_span!(
         "request",
         request_id = id.to_str().unwrap_or_default(),
