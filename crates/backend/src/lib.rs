@@ -87,8 +87,6 @@ pub async fn open(config: Config) -> Result<Backends> {
     match config {
         Config::Embedded { data_dir } => embedded::open(data_dir).await,
         #[cfg(feature = "cluster")]
-        Config::Cluster(_) => Err(Error::Refused(
-            "the cluster family cannot be opened yet".to_owned(),
-        )),
+        Config::Cluster(settings) => cluster::open(settings).await,
     }
 }

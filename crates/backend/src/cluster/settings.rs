@@ -201,6 +201,8 @@ impl Broker {
 
 impl Flat {
     fn broker(&self) -> Result<Broker, EnvError> {
+        // The drivers take whichever is installed; the second time it is there already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         if self.shards == 0 || self.shards > 256 {
             return Err(EnvError::new("DARDA_SHARDS", "must be from 1 to 256"));
         }
