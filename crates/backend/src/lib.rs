@@ -87,6 +87,6 @@ pub async fn open(config: Config) -> Result<Backends> {
     match config {
         Config::Embedded { data_dir } => embedded::open(data_dir).await,
         #[cfg(feature = "cluster")]
-        Config::Cluster(settings) => cluster::open(settings).await,
+        Config::Cluster(settings) => cluster::open(*settings).await,
     }
 }
