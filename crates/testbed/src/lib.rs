@@ -31,7 +31,7 @@ mod redis;
 mod run;
 mod shared;
 
-pub use cluster::cluster;
+pub use cluster::{Ports, cluster};
 pub use mongo::{Member, Mongo};
 pub use process::Data;
 pub use proxy::Proxy;

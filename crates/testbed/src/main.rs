@@ -5,10 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use testbed::Ports;
 
 const USAGE: &str = "\
 usage: testbed run -- <command>...   run a command with Redis, RabbitMQ and MongoDB beside it, which end with it
-       testbed cluster [<folder>]    run a cluster of Darda with its data in the folder (data/cluster) until Ctrl-C";
+       testbed cluster               run a cluster of Darda with its data in data/cluster until Ctrl-C
+       testbed cluster <new folder>  the same with its data there, on ports that are free";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -16,8 +18,8 @@ async fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match &arguments[..] {
         ["run", "--", command @ ..] if !command.is_empty() => run(command).await,
-        ["cluster"] => cluster("data/cluster").await,
-        ["cluster", folder] => cluster(folder).await,
+        ["cluster"] => cluster("data/cluster", Ok(Ports::usual())).await,
+        ["cluster", folder] => cluster(folder, Ports::free()).await,
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -39,7 +41,7 @@ async fn run(command: &[&str]) -> Result<ExitCode> {
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-async fn cluster(folder: &str) -> Result<ExitCode> {
-    testbed::cluster(Path::new(folder)).await?;
+async fn cluster(folder: &str, ports: Result<Ports>) -> Result<ExitCode> {
+    testbed::cluster(Path::new(folder), &ports?).await?;
     Ok(ExitCode::SUCCESS)
 }

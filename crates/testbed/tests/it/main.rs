@@ -1,5 +1,6 @@
 //! Every server is started, asked, killed and started again.
 
+mod cluster;
 mod ends;
 mod mongo;
 mod proxy;
