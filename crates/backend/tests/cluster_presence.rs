@@ -1,6 +1,7 @@
 //! Presence of several processes over a real Redis.
 #![cfg(feature = "cluster")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use backend::conformance::presence as promises;
 use backend::relay::{Signal, Sink};
 use backend::{Backends, Config, Presence, Relay};
 use protocol::{Event, RoomId, SessionId, Status, UserId};
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
 use testbed::{Data, RedisOptions};
 
 const MOST: usize = 3;
@@ -427,8 +430,7 @@ async fn many_come_back_at_once() {
                 presence.connect(session, &name, MOST).await.unwrap();
                 for id in ["general", "random"] {
                     presence.enter(session, &room(id)).await.unwrap();
-                    let present = presence.present(&room(id), 50).await.unwrap();
-                    assert!(present.count > 0);
+                    presence.present(&room(id), 50).await.unwrap();
                 }
             })
         })
@@ -437,8 +439,12 @@ async fn many_come_back_at_once() {
         client.await.unwrap();
     }
     println!("10,000 clients in {:?}", began.elapsed());
-    let present = pod.presence.present(&room("general"), 1).await.unwrap();
-    assert_eq!(present.count, 10_000);
+    // Nobody was held up for longer than that, however slow the machine.
+    eventually("the last of them", async || {
+        let present = pod.presence.present(&room("random"), 1).await.unwrap();
+        present.count == 10_000
+    })
+    .await;
     pod.close().await;
 }
 
@@ -471,4 +477,344 @@ async fn every_key_ends() {
         assert!(ttl > 0, "{key}");
     }
     pod.close().await;
+}
+
+/// What a process does at random, and what it has in the end.
+struct Chance {
+    pod: Arc<Pod>,
+    sessions: Vec<Mine>,
+}
+
+struct Mine {
+    id: SessionId,
+    user: String,
+    rooms: BTreeSet<String>,
+    idle: bool,
+}
+
+const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
+const ROOMS: [&str; 3] = ["general", "random", "lobby"];
+
+impl Chance {
+    async fn act(&mut self, random: &mut SmallRng) {
+        let presence = &self.pod.presence;
+        let name = USERS[random.random_range(0..USERS.len())];
+        let at = random.random_range(0..self.sessions.len().max(1));
+        let Some(mine) = self
+            .sessions
+            .get_mut(at)
+            .filter(|_| random.random_ratio(9, 10))
+        else {
+            let id = SessionId::generate();
+            let most = 1000;
+            presence.connect(id, &user(name), most).await.unwrap();
+            self.sessions.push(Mine {
+                id,
+                user: name.to_owned(),
+                rooms: BTreeSet::new(),
+                idle: false,
+            });
+            return;
+        };
+        let id = ROOMS[random.random_range(0..ROOMS.len())];
+        match random.random_range(0..10) {
+            0..4 => {
+                presence.enter(mine.id, &room(id)).await.unwrap();
+                mine.rooms.insert(id.to_owned());
+            }
+            4..6 => {
+                presence.leave(mine.id, &room(id)).await.unwrap();
+                mine.rooms.remove(id);
+            }
+            6..8 => {
+                mine.idle = !mine.idle;
+                presence.set_idle(mine.id, mine.idle).await.unwrap();
+            }
+            _ => {
+                let gone = self.sessions.swap_remove(at);
+                presence.disconnect(gone.id).await.unwrap();
+            }
+        }
+    }
+}
+
+/// The status of each user, and who shows in which room with it.
+type View = (Vec<Status>, BTreeMap<(String, String), Status>);
+
+fn truth<'a>(sessions: impl Iterator<Item = &'a Mine> + Clone) -> View {
+    let status = |user: &str| {
+        let mut theirs = sessions.clone().filter(|mine| mine.user == user).peekable();
+        if theirs.peek().is_none() {
+            Status::Offline
+        } else if theirs.all(|mine| mine.idle) {
+            Status::Away
+        } else {
+            Status::Online
+        }
+    };
+    let shown = sessions.clone().flat_map(|mine| {
+        let rooms = mine.rooms.iter();
+        rooms.map(|room| ((room.clone(), mine.user.clone()), status(&mine.user)))
+    });
+    (USERS.map(status).to_vec(), shown.collect())
+}
+
+async fn seen(pod: &Pod) -> View {
+    let mut shown = BTreeMap::new();
+    for id in ROOMS {
+        for user in pod.present(id).await {
+            let status = pod.status(&user).await;
+            shown.insert((id.to_owned(), user), status);
+        }
+    }
+    let mut statuses = Vec::new();
+    for name in USERS {
+        statuses.push(pod.status(name).await);
+    }
+    (statuses, shown)
+}
+
+/// Who shows in which room after all that was heard.
+fn heard(pod: &Pod) -> BTreeMap<(String, String), Status> {
+    let mut shown = BTreeMap::new();
+    for (room, user, status) in pod.heard() {
+        if status == Status::Offline {
+            shown.remove(&(room, user));
+        } else {
+            shown.insert((room, user), status);
+        }
+    }
+    shown
+}
+
+async fn assert_agreed(what: &str, chances: &[Chance]) {
+    let (statuses, shown) = truth(chances.iter().flat_map(|chance| &chance.sessions));
+    for (n, Chance { pod, .. }) in chances.iter().enumerate() {
+        let looked = tokio::time::timeout(Duration::from_secs(20), async {
+            while seen(pod).await != (statuses.clone(), shown.clone()) || heard(pod) != shown {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if looked.await.is_err() {
+            let (seen, heard) = (seen(pod).await, heard(pod));
+            panic!(
+                "after {what}, pod {n}: true {statuses:?} {shown:?}\nseen {seen:?}\nheard {heard:?}"
+            );
+        }
+    }
+}
+
+/// Everybody acts at random, all at once.
+async fn act(chances: &mut Vec<Chance>, seed: u64, times: usize) {
+    let acting = chances.drain(..).enumerate().map(|(n, mut chance)| {
+        let mut random = SmallRng::seed_from_u64(seed + n as u64);
+        tokio::spawn(async move {
+            for _ in 0..times {
+                chance.act(&mut random).await;
+            }
+            chance
+        })
+    });
+    let acting: Vec<_> = acting.collect();
+    for chance in acting {
+        chances.push(chance.await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whatever_happens_all_agree_in_the_end() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let seed = u64::from(rand::random::<u32>());
+    println!("seed {seed}");
+    let mut chances = Vec::new();
+    for _ in 0..3 {
+        let pod = Arc::new(Pod::start(&settings));
+        for id in ROOMS {
+            pod.relay.watch(&room(id));
+        }
+        chances.push(Chance {
+            pod,
+            sessions: Vec::new(),
+        });
+    }
+    let redis = Redis::new(&settings).unwrap();
+    let routes = ROOMS.map(|id| redis.room_key(&room(id), "pods"));
+    eventually("the routes", async || {
+        let found: Vec<Vec<String>> = redis
+            .call("darda_relay_routes", &routes, &[])
+            .await
+            .unwrap();
+        let connected = chances.iter().all(|c| c.pod.relay.trouble().is_none());
+        connected && found.iter().all(|pods| pods.len() == 3)
+    })
+    .await;
+
+    for round in 0..5 {
+        act(&mut chances, seed + 10 * round, 200).await;
+        assert_agreed("quiet times", &chances).await;
+    }
+    // Redis loses everything while all go on.
+    for round in 5..15 {
+        let mut losing = redis::cmd("EVAL");
+        let lose =
+            "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+        losing.arg(lose).arg(0).arg(redis.key("presence:*"));
+        let (_, lost) = tokio::join!(act(&mut chances, seed + 10 * round, 100), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            redis.query::<()>(&losing).await
+        });
+        lost.unwrap();
+        assert_agreed("a loss", &chances).await;
+    }
+    for chance in &chances {
+        chance.pod.close().await;
+    }
+}
+
+/// The functions in Redis, called as processes call them.
+struct Functions {
+    redis: Redis,
+    prefix: [String; 1],
+}
+
+type Announced = Vec<(String, String, String)>;
+
+impl Functions {
+    fn new(settings: &Settings) -> Self {
+        let redis = Redis::new(settings).unwrap();
+        let prefix = [redis.key("presence:")];
+        Self { redis, prefix }
+    }
+
+    async fn call<T: redis::FromRedisValue>(&self, function: &str, arguments: &str) -> T {
+        let arguments: Vec<_> = arguments.split(' ').map(str::as_bytes).collect();
+        let name = format!("darda_presence_{function}");
+        let answer = self.redis.call(&name, &self.prefix, &arguments).await;
+        answer.unwrap()
+    }
+
+    /// Opens a lease of so many ms; whether Redis knows of the one before.
+    async fn open(&self, lease: &str, length_ms: u32, before: &str) -> bool {
+        let known: u8 = self
+            .call("open", &format!("{lease} {length_ms} {before}"))
+            .await;
+        known == 1
+    }
+
+    /// Reports one user; how many candidates were admitted, and what is announced.
+    async fn report(&self, lease: &str, report: &str) -> (usize, Announced) {
+        let (held, _, answers, told): (u8, u64, Vec<(usize, String)>, Vec<Vec<String>>) =
+            self.call("report", &format!("{lease} {report}")).await;
+        assert_eq!(held, 1);
+        let told = told
+            .into_iter()
+            .map(|told| (told[0].clone(), told[1].clone(), told[2].clone()));
+        (answers[0].0, told.collect())
+    }
+
+    async fn lose_everything(&self) {
+        let mut lose = redis::cmd("EVAL");
+        lose.arg("for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end")
+            .arg(0)
+            .arg(format!("{}*", self.prefix[0]));
+        self.redis.query::<()>(&lose).await.unwrap();
+    }
+}
+
+fn told(room: &str, user: &str, status: &str) -> (String, String, String) {
+    (room.to_owned(), user.to_owned(), status.to_owned())
+}
+
+#[tokio::test]
+async fn who_left_one_process_after_a_loss_still_shows_by_another() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let redis = Functions::new(&settings);
+    for lease in ["a", "b"] {
+        redis.open(lease, 9000, "").await;
+        redis.report(lease, "alice 1 0 0 3  1 general 1 0").await;
+    }
+    redis.lose_everything().await;
+    assert!(!redis.open("b2", 9000, "b").await);
+    // The first process back says that she left; it cannot know that another one still has her.
+    let left = redis
+        .report("b2", "alice 0 0 0 3 online 1 general 0 1")
+        .await;
+    assert_eq!(left.1, [told("general", "alice", "offline")]);
+    assert!(!redis.open("a2", 9000, "a").await);
+    let back = redis
+        .report("a2", "alice 1 0 0 3 online 1 general 1 1")
+        .await;
+    assert_eq!(back.1, [told("general", "alice", "online")]);
+    let again = redis
+        .report("a2", "alice 1 0 0 3 online 1 general 1 1")
+        .await;
+    assert_eq!(again.1, []);
+}
+
+#[tokio::test]
+async fn what_may_not_have_been_announced_is_announced_again() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let redis = Functions::new(&settings);
+    redis.open("a", 9000, "").await;
+    let enter = "alice 1 0 0 3  1 general 1 0";
+    let online = [told("general", "alice", "online")];
+    assert_eq!(redis.report("a", enter).await.1, online);
+    // The answer was lost: the same again.
+    assert_eq!(redis.report("a", enter).await.1, online);
+    let idle = redis.report("a", "alice 1 1 0 3 online 0").await;
+    assert_eq!(idle.1, [told("general", "alice", "away")]);
+    let uncertain = redis.report("a", "alice 1 1 0 3 ? 0").await;
+    assert_eq!(uncertain.1, [told("general", "alice", "away")]);
+    let certain = redis.report("a", "alice 1 1 0 3 away 0").await;
+    assert_eq!(certain.1, []);
+}
+
+#[tokio::test]
+async fn a_lease_that_has_ended_counts_for_nothing_and_is_swept_once() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let redis = Functions::new(&settings);
+    redis.open("a", 300, "").await;
+    redis.open("b", 9000, "").await;
+    let (admitted, _) = redis.report("a", "alice 0 0 2 3  1 general 1 0").await;
+    assert_eq!(admitted, 2);
+    let (admitted, _) = redis.report("b", "alice 0 0 2 3  1 general 1 0").await;
+    assert_eq!(admitted, 1);
+    let mut ended = Vec::new();
+    eventually("the end", async || {
+        let (held, found): (u8, Vec<String>) = redis.call("renew", "b 9000").await;
+        assert_eq!(held, 1);
+        ended = found;
+        !ended.is_empty()
+    })
+    .await;
+    assert_eq!(ended, ["a"]);
+    let (held, _): (u8, Vec<String>) = redis.call("renew", "a 9000").await;
+    assert_eq!(held, 0);
+    let (held, _, _, _): (u8, u64, Vec<(usize, String)>, Vec<Vec<String>>) =
+        redis.call("report", "a alice 3 0 0 3  0").await;
+    assert_eq!(held, 0);
+    // The dead process's two are in nobody's way.
+    let (admitted, _) = redis.report("b", "alice 1 0 2 3 online 0").await;
+    assert_eq!(admitted, 2);
+    redis
+        .report("b", "alice 0 0 0 3 online 1 general 0 1")
+        .await;
+    let states: Vec<(String, i64)> = redis.call("status", "alice").await;
+    assert_eq!(states[0].0, "offline");
+
+    let (more, _, announced): (u8, u64, Vec<Vec<String>>) = redis.call("sweep", "a").await;
+    assert_eq!((more, announced.len()), (0, 1));
+    assert_eq!(announced[0][..3], ["general", "alice", "offline"]);
+    let (more, _, announced): (u8, u64, Vec<Vec<String>>) = redis.call("sweep", "a").await;
+    assert_eq!((more, announced.len()), (0, 0));
+    // Whoever had that lease knows that all was announced.
+    assert!(redis.open("a2", 9000, "a").await);
 }

@@ -57,6 +57,7 @@ do
   --   P lease:LEASE       set of the users with sessions under the lease
   --   P user:USER         hash: LEASE -> 'sessions idle'; 'seen' -> when the user was last online (ms)
   --   P user:USER:rooms   hash: room -> the leases under which the user shows there, with commas
+  --   P user:USER:gone    set of rooms that were told that the user left after Redis had lost that they were there
   --   P room:ROOM         sorted set of the users that show in the room, all with score 0: in order of name
   -- All functions take P as their only key and make the others from it.
 
@@ -66,7 +67,9 @@ do
   -- Pods touch what they have more often.
   local KEPT_FOR = DAY
   -- A pod that was away for longer takes all for lost.
-  local SWEPT_FOR = 3600 * 1000
+  local SWEPT_FOR = DAY
+  -- All pods tell again within seconds what Redis has lost.
+  local GONE_FOR = 60 * 1000
   -- Who leaves a room stays visible in at most so many others without a change.
   local ELSEWHERE_MAX = 50
   -- Users and rooms that one call of a sweep looks at, roughly.
@@ -117,9 +120,9 @@ do
   --   report.told: the status the pod knows of, for when Redis has lost it; '' if it knows none; '?' if it does not know
   --     what became of its last report: then the status is told again
   --   report.rooms: flat list of room, '1' if the user shows there under the lease, '1' if the room was told so
-  -- Announcements go to the end of `told`: {room, user, status, last seen or ''}.
-  -- Answers how many candidates were added, and the user's status.
-  local function apply(prefix, lease, user, report, now, told)
+  -- Announcements go to the end of `told`: {room, user, status, last seen or ''}; keys whose lifetime begins again go
+  -- to the set `kept`. Answers how many candidates were added, and the user's status.
+  local function apply(prefix, lease, user, report, now, told, kept)
     local key = prefix .. 'user:' .. user
     local rooms_key = key .. ':rooms'
     local fields = redis.call('HGETALL', key)
@@ -145,8 +148,9 @@ do
 
     if sessions > 0 then
       redis.call('HSET', key, lease, text(sessions) .. ' ' .. text(report.idle))
-      redis.call('SADD', prefix .. 'lease:' .. lease, user)
-      redis.call('PEXPIRE', prefix .. 'lease:' .. lease, KEPT_FOR)
+      if redis.call('SADD', prefix .. 'lease:' .. lease, user) == 1 then
+        kept[prefix .. 'lease:' .. lease] = true
+      end
     else
       redis.call('HDEL', key, lease)
       redis.call('SREM', prefix .. 'lease:' .. lease, user)
@@ -170,15 +174,17 @@ do
       if not leases then
         redis.call('HSET', rooms_key, room, lease)
       end
-      -- A room that is there without having been told is one whose answer was lost.
-      if not was_told and (not leases or leases == lease) then
+      -- A room that is there without having been told is one whose answer was lost. One that was told may have been
+      -- told otherwise since, by a pod that came back earlier.
+      if not was_told and (not leases or leases == lease)
+        or was_told and not leases and redis.call('SREM', key .. ':gone', room) == 1 then
         announce(room, after, '')
       end
       if leases and not has(leases, lease) then
         redis.call('HSET', rooms_key, room, leases .. ',' .. lease)
       end
       redis.call('ZADD', prefix .. 'room:' .. room, 0, user)
-      redis.call('PEXPIRE', prefix .. 'room:' .. room, KEPT_FOR)
+      kept[prefix .. 'room:' .. room], kept[rooms_key] = true, true
     end
     local function leave(room, leases, was_told)
       local rest = without(leases or '', lease)
@@ -191,6 +197,10 @@ do
       if leases or was_told then
         has_left = true
         announce(room, 'offline', text(now))
+      end
+      if not leases and was_told then
+        redis.call('SADD', key .. ':gone', room)
+        redis.call('PEXPIRE', key .. ':gone', GONE_FOR)
       end
     end
 
@@ -211,7 +221,6 @@ do
         end
       end
     end
-    redis.call('PEXPIRE', rooms_key, KEPT_FOR)
 
     local is_news = after ~= before or is_uncertain
     if after ~= 'offline' and (is_news or has_left) then
@@ -280,7 +289,7 @@ do
     if ends(prefix, lease) <= now then
       return { 0, 0, {}, {} }
     end
-    local users, told, at = {}, {}, 2
+    local users, told, kept, at = {}, {}, {}, 2
     while at <= #args do
       local user, rooms_len = args[at], tonumber(args[at + 6])
       local report = {
@@ -294,8 +303,11 @@ do
       for i = 1, 3 * rooms_len do
         report.rooms[i] = args[at + 6 + i]
       end
-      users[#users + 1] = { apply(prefix, lease, user, report, now, told) }
+      users[#users + 1] = { apply(prefix, lease, user, report, now, told, kept) }
       at = at + 7 + 3 * rooms_len
+    end
+    for key in pairs(kept) do
+      redis.call('PEXPIRE', key, KEPT_FOR)
     end
     return { 1, version, users, told }
   end)
@@ -321,7 +333,7 @@ do
           return { 0, version, told }
         end
         left = left - 1 - redis.call('HLEN', prefix .. 'user:' .. user .. ':rooms')
-        apply(prefix, lease, user, nothing, now, told)
+        apply(prefix, lease, user, nothing, now, told, {})
       end
       return { 1, version, told }
     end,
