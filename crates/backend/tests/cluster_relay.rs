@@ -95,7 +95,7 @@ impl Pod {
 }
 
 async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let looked = tokio::time::timeout(Duration::from_secs(30), async {
+    let looked = tokio::time::timeout(Duration::from_secs(45), async {
         loop {
             if let Some(found) = look() {
                 return found;
@@ -357,23 +357,16 @@ async fn places_that_redis_has_lost_are_taken_again() {
     here.relay.close().await;
 }
 
-/// A broker of the test's own, beside the Redis of all.
-async fn own_broker() -> Option<(testbed::RabbitMq, Settings)> {
-    let shared = shared().await?;
-    let broker = testbed::RabbitMq::start().await.unwrap();
-    let settings = settings(&shared.redis.url, &broker.url());
-    Some((broker, settings))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_waits_for_a_broker_that_stands_still() {
-    let Some((broker, settings)) = own_broker().await else {
+    let Some(settings) = shared().await else {
         return;
     };
-    let (here, there) = (Pod::start(&settings).await, Pod::start(&settings).await);
+    let (proxy, far) = through_a_proxy(&settings).await;
+    let (here, there) = (Pod::start(&far).await, Pod::start(&settings).await);
     let general = room("general");
     there.watch(&general).await;
-    broker.stop();
+    proxy.stall_to_server();
     let began = std::time::Instant::now();
     // Twice as much as may wait.
     for seq in 1..=2048 {
@@ -385,7 +378,7 @@ async fn nothing_waits_for_a_broker_that_stands_still() {
     let dropped = here.relay.counts().dropped;
     assert!(dropped > 500, "{dropped}");
     assert_eq!(here.told(|told| told.signals.len()), 2048);
-    broker.cont();
+    proxy.heal().await.unwrap();
     // The latest are those that were kept.
     there
         .until("the last event", |told| {
@@ -400,10 +393,11 @@ async fn nothing_waits_for_a_broker_that_stands_still() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_is_told_and_made_again() {
-    let Some((broker, settings)) = own_broker().await else {
+    let Some(settings) = shared().await else {
         return;
     };
-    let (here, there) = (Pod::start(&settings).await, Pod::start(&settings).await);
+    let (proxy, far) = through_a_proxy(&settings).await;
+    let (here, there) = (Pod::start(&far).await, Pod::start(&far).await);
     let general = room("general");
     there.watch(&general).await;
     here.send(&there, &[event(&general, 1, 10)]);
@@ -411,13 +405,13 @@ async fn a_lost_connection_is_told_and_made_again() {
         .until("an event", |told| (told.events.len() == 1).then_some(()))
         .await;
     assert_eq!(there.told(|told| told.lost), 1);
-    broker.kill();
+    proxy.cut().await;
     eventually("trouble", || {
         here.relay.trouble().and(there.relay.trouble())
     })
     .await;
     here.send(&there, &[event(&general, 2, 10)]);
-    broker.restart(testbed::Data::Wiped).await.unwrap();
+    proxy.heal().await.unwrap();
     there
         .until("the loss", |told| (told.lost == 2).then_some(()))
         .await;
@@ -437,4 +431,75 @@ async fn a_lost_connection_is_told_and_made_again() {
     assert_eq!(there.relay.counts().reconnects, 2);
     here.relay.close().await;
     there.relay.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nobody_closed_but_the_network_is_noticed() {
+    let Some(settings) = shared().await else {
+        return;
+    };
+    let (proxy, far) = through_a_proxy(&settings).await;
+    let here = Pod::start(&far).await;
+    proxy.stall_to_client();
+    eventually("trouble", || here.relay.trouble()).await;
+    proxy.heal().await.unwrap();
+    here.until("a connection", |told| (told.lost == 2).then_some(()))
+        .await;
+    here.relay.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_nothing_is_still_heard() {
+    let Some(shared) = shared().await else {
+        return;
+    };
+    let broker = testbed::RabbitMq::start().await.unwrap();
+    let settings = settings(&shared.redis.url, &broker.url());
+    let (here, there) = (Pod::start(&settings).await, Pod::start(&settings).await);
+    let general = room("general");
+    there.watch(&general).await;
+    here.send(&there, &[event(&general, 1, 10)]);
+    there
+        .until("an event", |told| (told.events.len() == 1).then_some(()))
+        .await;
+    broker
+        .ctl(&["set_vm_memory_high_watermark", "0"])
+        .await
+        .unwrap();
+    // The broker blocks whoever publishes.
+    let mut seq = 1;
+    let trouble = eventually("the alarm", || {
+        seq += 1;
+        here.send(&there, &[event(&general, seq, 10)]);
+        here.relay.trouble()
+    })
+    .await;
+    assert!(trouble.contains("short of memory"), "{trouble}");
+    assert_eq!(there.relay.trouble(), None);
+    broker
+        .ctl(&["set_vm_memory_high_watermark", "0.4"])
+        .await
+        .unwrap();
+    there
+        .until("the last event", |told| {
+            let last = told.events.last()?;
+            (last.seq.get() == seq).then_some(())
+        })
+        .await;
+    // Nothing was lost on the way, and no connection.
+    let counts = (here.relay.counts(), there.relay.counts());
+    assert_eq!((counts.0.dropped, counts.1.events_received), (0, seq));
+    assert_eq!((counts.0.reconnects, counts.1.reconnects), (0, 0));
+    here.relay.close().await;
+    there.relay.close().await;
+}
+
+/// The same servers, with the broker behind a proxy.
+async fn through_a_proxy(settings: &Settings) -> (testbed::Proxy, Settings) {
+    let mut far = settings.clone();
+    let (_, rest) = settings.rabbitmq.url.split_once('@').expect("a user");
+    let (addr, _) = rest.split_once('/').expect("a virtual host");
+    let proxy = testbed::Proxy::start(addr.parse().unwrap()).await.unwrap();
+    far.rabbitmq.url = proxy.through(&settings.rabbitmq.url);
+    (proxy, far)
 }

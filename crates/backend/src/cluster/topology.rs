@@ -8,6 +8,7 @@ use driver::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use driver::types::{AMQPValue, FieldTable, LongString, ShortString};
+use driver::uri::AMQPUri;
 use driver::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
 use super::Settings;
@@ -20,6 +21,8 @@ const SHARD_BYTES_MAX: i64 = 4 * 1024 * 1024 * 1024;
 const RELAY_BYTES_MAX: i64 = 64 * 1024 * 1024;
 /// Deliveries of one message before it is parked. Far above what restarts of workers cause; RabbitMQ 4 would take 20.
 const DELIVERIES_MAX: i64 = 1_000_000;
+/// A broker says something this often; its own default would be a minute.
+const HEARTBEAT_SECS: u16 = 10;
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
@@ -167,13 +170,19 @@ impl Topology {
 /// The routing key on which every pod listens.
 pub const EVERY_POD: &str = "*";
 
-/// Connects to the broker.
+/// Connects to the broker. A connection on which nothing comes any more, though nobody has closed it, ends after
+/// [`HEARTBEAT_SECS`] or twice that, unless the URL says otherwise.
 ///
 /// # Errors
 /// `Unavailable` when there is no connection within three seconds; `Refused` when the certificate file cannot be read.
 pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Connection> {
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
-    let connecting = Connection::connect(&endpoint.url, properties);
+    let mut uri: AMQPUri = endpoint
+        .url
+        .parse()
+        .map_err(|why| Error::Refused(format!("DARDA_RABBITMQ_URL: {why}")))?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
+    let connecting = Connection::connect_uri(uri, properties);
     tokio::time::timeout(CONNECT_WITHIN, connecting)
         .await
         .map_err(|_| Error::unavailable("rabbitmq: no connection in time"))?
