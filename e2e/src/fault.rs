@@ -1,7 +1,12 @@
 //! What is broken on purpose. A fault is injected, holds for a while and is healed; then everything must come back by
 //! itself.
 
+mod all;
+mod link;
+mod mongo;
 mod process;
+mod rabbitmq;
+mod redis;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,12 +15,17 @@ use anyhow::{Result, bail};
 use async_trait::async_trait;
 use rand::rngs::StdRng;
 
-use crate::system::System;
-use process::{Crash, Freeze, Replace};
+use crate::system::{MongoPath, Server, System};
+use all::{Calm, PowerCut};
+use link::{Link, Trouble};
+use mongo::{How, Members, StepDown, Who};
+use process::{Crash, CrashLoop, Freeze, Replace};
+use rabbitmq::{Broken, Duplicates, Poison};
+use redis::{Loss, Split};
 
 /// Something that breaks a system.
-#[async_trait]
-pub trait Fault: Send {
+#[async_trait(?Send)]
+pub trait Fault {
     /// Breaks something; what exactly, for people.
     async fn inject(&mut self, system: &mut System, random: &mut StdRng) -> Result<String>;
 
@@ -31,6 +41,8 @@ pub trait Fault: Send {
 pub enum Family {
     /// One process over a folder.
     Standalone,
+    /// Pods, workers and a history-service over Redis, RabbitMQ and MongoDB.
+    Cluster,
 }
 
 impl Family {
@@ -39,6 +51,7 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -68,8 +81,19 @@ impl Family {
 
 type Make = fn() -> Box<dyn Fault>;
 
-/// Every fault.
+/// How processes have to find MongoDB for a fault.
+#[must_use]
+pub fn mongo_path(fault: &str) -> MongoPath {
+    if fault.contains("_mongo_") {
+        MongoPath::Proxied
+    } else {
+        MongoPath::ReplicaSet
+    }
+}
+
+/// Every fault. The telling ones come first, for short budgets.
 const FAULTS: &[(Family, &str, Make)] = &[
+    (Family::Standalone, "calm", || Box::new(Calm)),
     (Family::Standalone, "crash", || {
         Box::new(Crash::of("standalone"))
     }),
@@ -79,7 +103,130 @@ const FAULTS: &[(Family, &str, Make)] = &[
     (Family::Standalone, "replace", || {
         Box::new(Replace::of("standalone"))
     }),
+    (Family::Cluster, "calm", || Box::new(Calm)),
+    (Family::Cluster, "pod_crash", || Box::new(Crash::of("pod-"))),
+    (Family::Cluster, "redis_flush", || Box::new(Loss::Flush)),
+    (Family::Cluster, "redis_rollback", || {
+        Box::new(Loss::Rollback)
+    }),
+    (Family::Cluster, "redis_split", || Box::<Split>::default()),
+    (Family::Cluster, "exchange_deleted", || {
+        Box::new(Broken::Exchange)
+    }),
+    (Family::Cluster, "binding_deleted", || {
+        Box::new(Broken::Binding)
+    }),
+    (Family::Cluster, "pod_freeze", || {
+        Box::new(Freeze::of("pod-"))
+    }),
+    (Family::Cluster, "worker_crash", || {
+        Box::new(Crash::of("worker-"))
+    }),
+    (Family::Cluster, "duplicates", || {
+        Box::<Duplicates>::default()
+    }),
+    (Family::Cluster, "rabbitmq_crash", || {
+        Box::new(Broken::Crash)
+    }),
+    (Family::Cluster, "mongodb_primary_crash", || {
+        members(How::Crash, Who::Primary)
+    }),
+    (Family::Cluster, "redis_crash", || Box::new(Loss::Crash)),
+    (Family::Cluster, "pod_rollout", || {
+        Box::new(Replace::of("pod-"))
+    }),
+    (Family::Cluster, "pod_redis_cut", || {
+        link("pod-", Server::Redis, Trouble::Cut)
+    }),
+    (Family::Cluster, "pod_redis_delay", || {
+        link("pod-", Server::Redis, Trouble::Delay)
+    }),
+    (Family::Cluster, "pod_redis_stall", || {
+        link("pod-", Server::Redis, Trouble::Stall)
+    }),
+    (Family::Cluster, "pod_rabbitmq_cut", || {
+        link("pod-", Server::RabbitMq, Trouble::Cut)
+    }),
+    (Family::Cluster, "pod_rabbitmq_delay", || {
+        link("pod-", Server::RabbitMq, Trouble::Delay)
+    }),
+    (Family::Cluster, "pod_rabbitmq_stall", || {
+        link("pod-", Server::RabbitMq, Trouble::Stall)
+    }),
+    (Family::Cluster, "pod_mongo_cut", || {
+        link("pod-", Server::Mongo, Trouble::Cut)
+    }),
+    (Family::Cluster, "pod_mongo_delay", || {
+        link("pod-", Server::Mongo, Trouble::Delay)
+    }),
+    (Family::Cluster, "pod_mongo_stall", || {
+        link("pod-", Server::Mongo, Trouble::Stall)
+    }),
+    (Family::Cluster, "worker_rabbitmq_cut", || {
+        link("worker-", Server::RabbitMq, Trouble::Cut)
+    }),
+    (Family::Cluster, "worker_rabbitmq_delay", || {
+        link("worker-", Server::RabbitMq, Trouble::Delay)
+    }),
+    (Family::Cluster, "worker_rabbitmq_stall", || {
+        link("worker-", Server::RabbitMq, Trouble::Stall)
+    }),
+    (Family::Cluster, "worker_mongo_cut", || {
+        link("worker-", Server::Mongo, Trouble::Cut)
+    }),
+    (Family::Cluster, "worker_mongo_delay", || {
+        link("worker-", Server::Mongo, Trouble::Delay)
+    }),
+    (Family::Cluster, "worker_mongo_stall", || {
+        link("worker-", Server::Mongo, Trouble::Stall)
+    }),
+    (Family::Cluster, "worker_freeze", || {
+        Box::new(Freeze::of("worker-"))
+    }),
+    (Family::Cluster, "worker_crash_loop", || {
+        Box::new(CrashLoop::of("worker-"))
+    }),
+    (Family::Cluster, "poison", || Box::new(Poison)),
+    (Family::Cluster, "history_crash", || {
+        Box::new(Crash::of("history-"))
+    }),
+    (Family::Cluster, "history_freeze", || {
+        Box::new(Freeze::of("history-"))
+    }),
+    (Family::Cluster, "redis_freeze", || Box::new(Loss::Freeze)),
+    (Family::Cluster, "rabbitmq_freeze", || {
+        Box::new(Broken::Freeze)
+    }),
+    (Family::Cluster, "rabbitmq_memory", || {
+        Box::new(Broken::Memory)
+    }),
+    (Family::Cluster, "rabbitmq_disk", || Box::new(Broken::Disk)),
+    (Family::Cluster, "mongodb_step_down", || Box::new(StepDown)),
+    (Family::Cluster, "mongodb_primary_freeze", || {
+        members(How::Freeze, Who::Primary)
+    }),
+    (Family::Cluster, "mongodb_secondary_crash", || {
+        members(How::Crash, Who::Secondary)
+    }),
+    (Family::Cluster, "mongodb_secondary_freeze", || {
+        members(How::Freeze, Who::Secondary)
+    }),
+    (Family::Cluster, "mongodb_all_crash", || {
+        members(How::Crash, Who::All)
+    }),
+    (Family::Cluster, "mongodb_all_freeze", || {
+        members(How::Freeze, Who::All)
+    }),
+    (Family::Cluster, "power_cut", || Box::new(PowerCut)),
 ];
+
+fn link(from: &'static str, to: Server, trouble: Trouble) -> Box<dyn Fault> {
+    Box::new(Link::new(from, to, trouble))
+}
+
+fn members(how: How, who: Who) -> Box<dyn Fault> {
+    Box::new(Members::new(how, who))
+}
 
 /// A range of seconds.
 fn secs(least: f64, most: f64) -> Range<Duration> {
@@ -92,11 +239,13 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_an_unknown_one_is_told() {
-        let mut names = Family::Standalone.faults();
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
+        for family in [Family::Standalone, Family::Cluster] {
+            let mut names = family.faults();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
         let error = Family::Standalone.fault("rain").err().unwrap().to_string();
         assert!(error.contains("crash"), "{error}");
     }

@@ -14,6 +14,7 @@ use e2e::matrix;
 use e2e::system::Programs;
 use e2e::workload::Plan;
 use e2e::{judge, watch};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Many senders and readers, faults, and a judge that compares what was acknowledged, what was shown and what is kept.
 ///
@@ -98,7 +99,7 @@ async fn main() -> ExitCode {
     let done = tokio::select! {
         done = run(Cli::parse().command) => done,
         // What was started ends with what holds it.
-        signal = tokio::signal::ctrl_c() => signal.context("signals").and(Ok(false)),
+        signal = told_to_end() => signal.context("no signals").and(Ok(false)),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -107,6 +108,14 @@ async fn main() -> ExitCode {
             eprintln!("checker: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+async fn told_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
     }
 }
 

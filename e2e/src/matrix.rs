@@ -6,17 +6,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use crate::fault::{Family, Fault};
+use crate::fault::{Family, Fault, mongo_path};
 use crate::history::{History, Injection};
 use crate::judge::{Verdict, judge};
 use crate::report::{Row, Table};
-use crate::system::{Programs, System};
+use crate::system::{Programs, Servers, System};
 use crate::workload::{Plan, Workload, World};
 
 /// Runs in one session.
@@ -69,7 +70,7 @@ impl Session {
 ///
 /// # Errors
 /// When something that is not under test does not work.
-pub async fn run(options: &Options, tell: &mut (dyn FnMut(String) + Send)) -> Result<Table> {
+pub async fn run(options: &Options, tell: &mut dyn FnMut(String)) -> Result<Table> {
     let end = Instant::now() + options.budget;
     let mut table = Table::new(options.family.name(), options.seed);
     for fault in &options.faults {
@@ -77,6 +78,10 @@ pub async fn run(options: &Options, tell: &mut (dyn FnMut(String) + Send)) -> Re
         options.family.fault(fault)?;
         table.rows.push(Row::new(fault));
     }
+    let servers = match options.family {
+        Family::Standalone => None,
+        Family::Cluster => Some(Arc::new(Servers::start().await?)),
+    };
     let rounds = options.runs.div_ceil(RUNS_PER_SESSION);
     for round in 0..rounds {
         let runs = RUNS_PER_SESSION.min(options.runs - round * RUNS_PER_SESSION);
@@ -87,7 +92,7 @@ pub async fn run(options: &Options, tell: &mut (dyn FnMut(String) + Send)) -> Re
             }
             let seed = options.seed + u64::from(round);
             let begun = Instant::now();
-            let session = session(options, fault, seed, runs).await?;
+            let session = session(options, servers.as_ref(), fault, seed, runs).await?;
             tell(said(options, &session, begun.elapsed()));
             table.rows[index].add(&session);
         }
@@ -137,7 +142,13 @@ fn said(options: &Options, session: &Session, took: Duration) -> String {
     text
 }
 
-async fn session(options: &Options, fault: &str, seed: u64, runs: u32) -> Result<Session> {
+async fn session(
+    options: &Options,
+    servers: Option<&Arc<Servers>>,
+    fault: &str,
+    seed: u64,
+    runs: u32,
+) -> Result<Session> {
     let folder = options
         .folder
         .join(format!("{}-{fault}-{seed}", options.family.name()));
@@ -145,38 +156,46 @@ async fn session(options: &Options, fault: &str, seed: u64, runs: u32) -> Result
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut system = match options.family {
-        Family::Standalone => System::standalone(&options.programs, &folder).await?,
+    let plan = Plan {
+        per_sec: options.per_sec,
+        ..Plan::new(seed, format!("s{seed:x}"))
     };
-    let mut plan = Plan::new(seed, format!("s{seed:x}"));
-    plan.per_sec = options.per_sec;
+    let mut system = match servers {
+        None => System::standalone(&options.programs, &folder).await?,
+        Some(servers) => {
+            let namespace = format!("s{seed:x}-{:x}", rand::random::<u32>());
+            let (servers, path) = (Arc::clone(servers), mongo_path(fault));
+            System::cluster(&options.programs, &folder, servers, &namespace, path).await?
+        }
+    };
     let workload = Workload::start(&plan, system.pods())?;
     let (faults, trouble) = inject(options, fault, seed, runs, &mut system, &workload).await?;
     let injected = faults.len() as u32;
-    let (history, ended) = workload.finish(faults).await;
-    // Without the logs there is nothing to judge by.
-    let verdict = if ended.is_ok() {
-        judge(&history)
-    } else {
-        Verdict::default()
-    };
-    let ended = ended.err().map(|error| format!("{error:#}"));
-    let mut failure = trouble.or(ended);
-    let crashed = system.crashed()?;
-    if !crashed.is_empty() {
-        failure
-            .get_or_insert_default()
-            .push_str(&crashed.join(", "));
+    let (mut history, ended) = workload.finish(faults).await;
+    let mut failures: Vec<String> = trouble.into_iter().collect();
+    let mut verdict = Verdict::default();
+    match ended {
+        // Without the logs there is nothing to judge by.
+        Err(error) => failures.push(format!("{error:#}")),
+        Ok(()) => {
+            failures.extend(inspect(&system, &mut history, plan.patience).await);
+            verdict = judge(&history);
+        }
     }
+    failures.extend(system.crashed()?);
     system.end().await?;
     let mut session = Session {
         fault: fault.to_owned(),
         seed,
         runs: injected,
         verdict,
-        failure,
+        failure: (!failures.is_empty()).then(|| failures.join("; ")),
         folder: Some(folder.clone()),
     };
+    if session.is_clean() {
+        // What is wrong there is not the product's fault.
+        system.clear().await?;
+    }
     if session.is_clean() && !options.keep {
         fs::remove_dir_all(&folder)?;
         session.folder = None;
@@ -184,6 +203,21 @@ async fn session(options: &Options, fault: &str, seed: u64, runs: u32) -> Result
         keep(&folder, &history, &session.verdict)?;
     }
     Ok(session)
+}
+
+/// Looks behind the product: what the database holds, and what was put aside. Says what is wrong.
+async fn inspect(system: &System, history: &mut History, patience: Duration) -> Vec<String> {
+    let Ok(cluster) = system.servers() else {
+        return Vec::new();
+    };
+    match cluster.stored(&history.ends, patience).await {
+        Ok(logs) => drop(history.copies.insert("the database".to_owned(), logs)),
+        Err(error) => return vec![format!("what is stored cannot be read: {error:#}")],
+    }
+    match cluster.complaints().await {
+        Ok(complaints) => complaints,
+        Err(error) => vec![format!("the broker cannot be asked: {error:#}")],
+    }
 }
 
 /// Injects and heals again and again. Also says why it had to stop early.

@@ -1,5 +1,11 @@
 //! What is tested: processes, and the servers they need.
 
+mod broker;
+mod cluster;
+mod resp;
+mod servers;
+mod stored;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -10,6 +16,12 @@ use rand::RngExt;
 
 use crate::process::Process;
 use crate::workload::Pod;
+
+pub use broker::{Broker, Envelope};
+pub use cluster::{Cluster, MongoPath, Server};
+pub use resp::command as redis_command;
+pub use servers::Servers;
+pub use stored::Stored;
 
 /// Where our programs are.
 #[derive(Clone, Debug)]
@@ -55,6 +67,8 @@ pub struct System {
     pub processes: Vec<Process>,
     /// Logs and data.
     pub folder: PathBuf,
+    /// The servers, where there are any.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 impl System {
@@ -75,7 +89,26 @@ impl System {
         Ok(Self {
             processes: vec![process],
             folder: folder.to_owned(),
+            cluster: None,
         })
+    }
+
+    /// What belongs to it when it is a cluster.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn servers(&self) -> Result<&Cluster> {
+        cluster::needed(self.cluster.as_ref())
+    }
+
+    /// Notes that an envelope was made to be parked.
+    ///
+    /// # Errors
+    /// When it is no cluster.
+    pub fn poisoned(&mut self) -> Result<()> {
+        let cluster = self.cluster.as_mut();
+        cluster.context("this fault is for a cluster")?.poisoned += 1;
+        Ok(())
     }
 
     /// What serves clients.
@@ -108,6 +141,17 @@ impl System {
             }
         }
         Ok(crashed)
+    }
+
+    /// Removes what it left on the servers, when its processes have ended.
+    ///
+    /// # Errors
+    /// When a server is away.
+    pub async fn clear(&self) -> Result<()> {
+        match &self.cluster {
+            Some(cluster) => cluster.clear().await,
+            None => Ok(()),
+        }
     }
 
     /// Ends all processes.

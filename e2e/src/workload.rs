@@ -24,7 +24,7 @@ use library::Library;
 use pager::Pager;
 use reader::{Habit, Reader};
 use sender::{Habits, Sender};
-use world::Progress;
+use world::{Events, Progress};
 
 pub use world::{Phase, Pod, World};
 
@@ -94,6 +94,7 @@ impl Workload {
             http: Http::default(),
             phase: watched,
             progress: Progress::default(),
+            events: Events::default(),
         });
         let random = |user: &UserId| World::random(plan.seed, user.as_str());
         let (mut senders, mut readers) = (JoinSet::new(), JoinSet::new());
@@ -208,7 +209,12 @@ impl Workload {
             let log = loop {
                 let pod = pods.next().context("there is no pod to talk to")?;
                 match self.world.http.log(&pod.address, &self.judge, room).await {
-                    Ok(log) => break log,
+                    Ok(log) => {
+                        break log
+                            .into_iter()
+                            .map(|event| self.world.events.share(event))
+                            .collect();
+                    }
                     Err(error) if Instant::now() >= deadline => {
                         return Err(anyhow!("the log of {room} cannot be read: {error}"));
                     }

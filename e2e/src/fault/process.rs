@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use tokio::time::sleep;
 
 use super::{Fault, secs};
 use crate::process::Process;
@@ -42,7 +43,7 @@ impl Crash {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Fault for Crash {
     async fn inject(&mut self, system: &mut System, random: &mut StdRng) -> Result<String> {
         let process = any(system, self.kind, random)?;
@@ -60,6 +61,46 @@ impl Fault for Crash {
     }
 }
 
+/// A process is killed again and again as soon as it has begun.
+pub struct CrashLoop {
+    kind: &'static str,
+}
+
+/// Crashes in a row.
+const CRASHES: u32 = 30;
+
+impl CrashLoop {
+    pub fn of(kind: &'static str) -> Self {
+        Self { kind }
+    }
+}
+
+#[async_trait(?Send)]
+impl Fault for CrashLoop {
+    async fn inject(&mut self, system: &mut System, random: &mut StdRng) -> Result<String> {
+        for _ in 0..CRASHES {
+            // All of them in turn: none gets far.
+            for process in system.of_kind(self.kind) {
+                process.kill().await?;
+                process.spawn()?;
+            }
+            sleep(Duration::from_millis(random.random_range(20..400))).await;
+        }
+        Ok(format!("{CRASHES} times kill -9 of every {}", self.kind))
+    }
+
+    async fn heal(&mut self, system: &mut System) -> Result<()> {
+        for process in system.of_kind(self.kind) {
+            process.ready().await?;
+        }
+        Ok(())
+    }
+
+    fn holds(&self) -> Range<Duration> {
+        secs(0.0, 0.1)
+    }
+}
+
 /// A process stands still (SIGSTOP) and goes on.
 pub struct Freeze {
     kind: &'static str,
@@ -73,7 +114,7 @@ impl Freeze {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Fault for Freeze {
     async fn inject(&mut self, system: &mut System, random: &mut StdRng) -> Result<String> {
         let process = any(system, self.kind, random)?;
@@ -103,7 +144,7 @@ impl Replace {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Fault for Replace {
     async fn inject(&mut self, system: &mut System, _random: &mut StdRng) -> Result<String> {
         let mut names = Vec::new();

@@ -147,6 +147,7 @@ impl Library {
         let (room, step) = match update {
             Update::Event(event) => {
                 self.positions.insert(event.room.clone(), event.seq);
+                let event = self.world.events.share(event);
                 (event.room.clone(), Step::Shown { at, event })
             }
             Update::ResetRoom {

@@ -139,7 +139,10 @@ impl Pager {
 
     fn note(&self, view: &mut View, events: Vec<Arc<Event>>) {
         let at = self.world.clock.now();
-        let shown = events.into_iter().map(|event| Step::Shown { at, event });
+        let shown = events.into_iter().map(|event| Step::Shown {
+            at,
+            event: self.world.events.share(event),
+        });
         view.steps.extend(shown);
     }
 

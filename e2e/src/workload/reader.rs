@@ -303,6 +303,7 @@ impl Reader {
                             reading.announced = None;
                         }
                     }
+                    let event = self.world.events.share(event);
                     reading.view.steps.push(Step::Shown { at, event });
                 }
             }

@@ -1,12 +1,12 @@
 //! What the clients of a session share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::engine::Act;
 use client::{Address, Incoming, Socket};
-use protocol::{RoomId, Seq, ServerFrame, UserId, Welcome};
+use protocol::{Event, RoomId, Seq, ServerFrame, UserId, Welcome};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{Notify, watch};
@@ -46,6 +46,28 @@ pub struct World {
     pub http: Http,
     pub phase: watch::Receiver<Phase>,
     pub progress: Progress,
+    pub events: Events,
+}
+
+/// Events that somebody was shown. Everybody is shown the same ones, so one of each is kept in memory.
+#[derive(Default)]
+pub struct Events(Mutex<HashMap<(RoomId, Seq), Arc<Event>>>);
+
+impl Events {
+    /// The same event, shared with others who were shown it.
+    pub fn share(&self, event: Arc<Event>) -> Arc<Event> {
+        let mut known = self
+            .0
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        let place = (event.room.clone(), event.seq);
+        let first = known.entry(place).or_insert_with(|| Arc::clone(&event));
+        if *first == event {
+            Arc::clone(first)
+        } else {
+            event
+        }
+    }
 }
 
 /// The last ack of every room.

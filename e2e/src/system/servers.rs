@@ -1,0 +1,94 @@
+//! Redis, RabbitMQ and MongoDB, started once for all sessions.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use testbed::{Data, Mongo, RabbitMq, Redis, RedisOptions};
+
+use super::resp;
+
+/// The servers of a cluster.
+pub struct Servers {
+    /// The primary that processes are to use.
+    redis: Mutex<Arc<Redis>>,
+    pub rabbitmq: RabbitMq,
+    /// Three members.
+    pub mongo: Mongo,
+}
+
+impl Servers {
+    /// What has to be installed first.
+    #[must_use]
+    pub fn missing() -> Option<String> {
+        let missing = [Redis::missing(), RabbitMq::missing(), Mongo::missing()];
+        let missing: Vec<&str> = missing.into_iter().flatten().collect();
+        (!missing.is_empty()).then(|| missing.join(", "))
+    }
+
+    /// Starts them.
+    ///
+    /// # Errors
+    /// When one is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let missing = Self::missing();
+        ensure!(missing.is_none(), "needs {}", missing.unwrap_or_default());
+        let (redis, rabbitmq, mongo) = tokio::try_join!(
+            Redis::start(RedisOptions::default()),
+            RabbitMq::start(),
+            Mongo::start(3)
+        )?;
+        let redis = Mutex::new(Arc::new(redis));
+        Ok(Self {
+            redis,
+            rabbitmq,
+            mongo,
+        })
+    }
+
+    /// The Redis that processes are to use.
+    #[must_use]
+    pub fn redis(&self) -> Arc<Redis> {
+        let redis = self.redis.lock();
+        Arc::clone(&redis.expect("nothing panics while it holds the lock"))
+    }
+
+    /// Another Redis takes its place; the former one ends with its last user.
+    pub fn replace_redis(&self, by: Redis) {
+        let redis = self.redis.lock();
+        *redis.expect("nothing panics while it holds the lock") = Arc::new(by);
+    }
+
+    /// Takes away what an earlier session left in memory, and what a fault may have left behind.
+    ///
+    /// # Errors
+    /// When a server is not what it should be.
+    pub async fn clear(&self) -> Result<()> {
+        let redis = self.redis();
+        resp::command(redis.addr(), &["FLUSHALL"])
+            .await
+            .context("Redis is not well")?;
+        self.mongo.wait_for_primary().await?;
+        Ok(())
+    }
+
+    /// All of them at once lose power, and with it what Redis had.
+    pub fn kill(&self) {
+        self.redis().kill();
+        self.rabbitmq.kill();
+        self.mongo.kill();
+    }
+
+    /// Starts them after [`Servers::kill`].
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn restart(&self) -> Result<()> {
+        let redis = self.redis();
+        tokio::try_join!(
+            redis.restart(Data::Wiped),
+            self.rabbitmq.restart(Data::Kept),
+            self.mongo.restart(Data::Kept)
+        )?;
+        Ok(())
+    }
+}
