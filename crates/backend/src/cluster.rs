@@ -84,6 +84,7 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     core.start(publisher.clone(), judged, forget_what_changed(&directory));
     relay.start(Arc::new(Hearing(Arc::clone(&sequencer))));
     tokio::spawn(sweep(sequencer, shutdown.clone()));
+    tokio::spawn(look_at_redis(redis.clone(), shutdown.clone()));
     let presence = ClusterPresence::start(redis.clone(), relay.clone());
     Ok(Backends {
         log: Arc::new(log::ClusterLog(Arc::clone(&core))),
@@ -123,6 +124,21 @@ async fn prepare(mongo: Mongo, shutdown: CancellationToken) {
         tokio::select! {
             () = tokio::time::sleep(TRY_AGAIN) => {}
             () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// How often it is asked whether Redis is still the same.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(3);
+
+async fn look_at_redis(redis: Redis, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if let Err(error) = redis.look_again().await {
+            tracing::debug!(%error, "Redis does not say who it is");
         }
     }
 }

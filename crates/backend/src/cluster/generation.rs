@@ -23,6 +23,9 @@ use crate::{Error, Result};
 const OPENING_MAX: Duration = Duration::from_secs(5);
 /// Nodes of a broker cluster agree within this time that an exchange is gone.
 const AGREE: Duration = Duration::from_secs(1);
+/// A process that reaches a Redis which was replaced waits this long before it believes that this one is the right one
+/// again: it may be alone with it, and those who moved on must not be disturbed all the time.
+const FORMER_WAITS: Duration = Duration::from_secs(60);
 /// Exchanges that are deleted below a new generation: openings may have been abandoned before they deleted theirs.
 const OLDER: u64 = 64;
 /// Former Redises that are remembered, so that a process which still reaches one of them does not take it for new.
@@ -194,9 +197,18 @@ impl Generations {
             )));
         }
         let generation = record.generation.unsigned_abs();
+        let age = DateTime::now().timestamp_millis() - record.since.timestamp_millis();
+        let is_younger = |than: Duration| age < than.as_millis() as i64;
+        // By the run alone: the other id changes when the first replica comes.
+        let is_former = record.former.iter().any(|ids| ids.run_id == own.run_id);
+        if is_former && record.redis != own && is_younger(FORMER_WAITS) {
+            self.redis.forget(session).await;
+            return Err(Error::unavailable(
+                "redis: this is a former primary; another has taken its place",
+            ));
+        }
         if record.state == Phase::Opening {
-            let age = DateTime::now().timestamp_millis() - record.since.timestamp_millis();
-            if age < OPENING_MAX.as_millis() as i64 {
+            if is_younger(OPENING_MAX) {
                 return Err(Error::Unavailable {
                     message: format!("generation {generation} is being opened"),
                     retry_after: Duration::from_millis(200),
@@ -205,12 +217,6 @@ impl Generations {
             return self
                 .raise(session, &record, "its opening was abandoned")
                 .await;
-        }
-        if record.former.contains(&own) && record.redis != own {
-            self.redis.forget(session).await;
-            return Err(Error::unavailable(
-                "redis: this is a former primary; another has taken its place",
-            ));
         }
         if record.redis != own {
             return self.raise(session, &record, "another Redis answers").await;

@@ -40,8 +40,6 @@ pub struct Tail {
     pub safe: u64,
     /// The last seq that can be read.
     pub head: u64,
-    /// The generation that counts.
-    pub generation: u64,
 }
 
 /// An append on its way.
@@ -50,8 +48,8 @@ pub struct Request {
     /// The body as it is stored.
     body: Vec<u8>,
     deadline: Instant,
-    /// The generation in which MongoDB was asked for the id and did not know it.
-    looked_up: Option<u64>,
+    /// The generation, and the time of Redis in milliseconds, in which MongoDB was asked for the id and did not know it.
+    looked_up: Option<(u64, u64)>,
     /// The message it is about was seen to live.
     target_lives: bool,
     reply: oneshot::Sender<Result<Appended>>,
@@ -201,8 +199,21 @@ impl Core {
             }
         });
         for (room, placed, safe) in join_all(confirms).await {
-            // Without Redis's word the events are in the log all the same.
-            let safe = safe.unwrap_or_default();
+            let safe = match safe {
+                Ok(Some(safe)) => safe,
+                Ok(None) => {
+                    // The room is in another generation: a message that the broker had routed, and not yet queued, when
+                    // its exchange went may be behind the fence.
+                    self.ask_again(placed);
+                    continue;
+                }
+                // Without Redis's word nobody is answered or shown anything; whoever meets the events when it is back
+                // publishes them again.
+                Err(error) => {
+                    tracing::debug!(%error, room.id = %room, "a confirm that Redis was not told of");
+                    continue;
+                }
+            };
             let events: Vec<_> = placed
                 .iter()
                 .map(|placed| Arc::clone(&placed.event))
@@ -216,15 +227,19 @@ impl Core {
 
     /// Events that never entered a queue, or may not have: their senders try again from the beginning.
     async fn doubted(self: &Arc<Self>, generation: u64, placed: Vec<Placed>) {
+        if let Err(error) = self.generations.doubt(generation, true).await {
+            tracing::debug!(%error, generation, "a generation without its exchange");
+        }
+        self.ask_again(placed);
+    }
+
+    /// Senders of events whose fate is not known begin anew.
+    fn ask_again(self: &Arc<Self>, placed: Vec<Placed>) {
         self.counters
             .doubted
             .fetch_add(placed.len() as u64, Ordering::Relaxed);
         let events: Vec<_> = placed.into_iter().map(|placed| placed.event).collect();
-        let waiters = self.sequencer.take_waiters(&events);
-        if let Err(error) = self.generations.doubt(generation, true).await {
-            tracing::debug!(%error, generation, "a generation without its exchange");
-        }
-        for waiter in waiters {
+        for waiter in self.sequencer.take_waiters(&events) {
             self.push(waiter.request);
         }
     }

@@ -218,6 +218,21 @@ impl Redis {
         self.query_in::<()>(session, &command).await
     }
 
+    /// Looks whether the present connection still leads to the same primary with the same data: a server can be demoted and
+    /// promoted again under it.
+    ///
+    /// # Errors
+    /// As [`Redis::call`].
+    pub async fn look_again(&self) -> Result<()> {
+        let session = self.session().await?;
+        let info: String = self.query_in(&session, &driver::cmd("INFO")).await?;
+        if identify(&info).as_ref() != Ok(&session.identity) {
+            tracing::warn!("the primary of Redis is another one now");
+            self.forget(&session).await;
+        }
+        Ok(())
+    }
+
     /// Gives up a connection: the next call makes a new one.
     pub async fn forget(&self, session: &Session) {
         self.drop_session(session.number).await;
@@ -296,6 +311,12 @@ async fn connect(
         .query_async(&mut connection)
         .await
         .map_err(|e| e.to_string())?;
+    let identity = identify(&info)?;
+    Ok((connection, identity))
+}
+
+/// Which primary this is, as `INFO` says.
+fn identify(info: &str) -> std::result::Result<Identity, String> {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -309,9 +330,8 @@ async fn connect(
     if info.lines().any(|line| line.trim() == "loading:1") {
         return Err("it is still loading its data".to_owned());
     }
-    let identity = Identity {
+    Ok(Identity {
         run_id: field("run_id")?,
         replid: field("master_replid")?,
-    };
-    Ok((connection, identity))
+    })
 }

@@ -171,21 +171,13 @@ impl Sequencer {
         taken
     }
 
-    /// The broker has events of one room. `safe` is the last safe one, or nothing when Redis could not be told.
-    pub fn confirmed(self: &Arc<Self>, room: &RoomId, events: &[Arc<Event>], safe: Option<u64>) {
-        let mut answered = Vec::new();
+    /// The broker has events of one room, and Redis was told. `safe` is the last safe one.
+    pub fn confirmed(self: &Arc<Self>, room: &RoomId, events: &[Arc<Event>], safe: u64) {
         let mut rooms = self.shard(room);
         let Some(entry) = rooms.get_mut(room) else {
             return;
         };
-        match safe {
-            Some(safe) => answered.extend(entry.take_answered(safe)),
-            None => {
-                for event in events {
-                    answered.extend(entry.waiters.remove(&event.seq.get()).into_iter().flatten());
-                }
-            }
-        }
+        let answered = entry.take_answered(safe);
         if entry.watched {
             for event in events {
                 entry.keep_early(Arc::clone(event));

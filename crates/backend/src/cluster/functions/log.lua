@@ -11,9 +11,13 @@
 -- pods     sorted set of pods that have the room by the end of their lease
 -- ticket   who may seed the room
 
-local REMEMBER_MS = 20 * 60 * 1000 -- ids are known this long, and until they are stored
-local OLD_MS = 15 * 60 * 1000      -- an id older than this is looked up where all are
-local AHEAD_MS = 60 * 1000         -- so is one from the future, or from before a fence and a bit
+local MINUTE = 60 * 1000
+local OLD_MS = 15 * MINUTE         -- an id older than this is looked up where all are
+local AHEAD_MS = MINUTE            -- so is one from the future
+local AHEAD_MAX_MS = 10 * MINUTE   -- and one further ahead is refused: nobody could tell later when it was new
+local FENCE_MS = 12 * MINUTE       -- so is one that may have been sent before a fence: the former two, and clocks differ
+local REMEMBER_MS = 27 * MINUTE    -- ids are known until they are old, however far ahead, and until they are stored
+local LOOKED_MS = 5 * MINUTE       -- what a look-up found holds this long
 local KEPT = 1000                  -- stored events that the stream keeps for readers
 local RANGE = 4294967296           -- numbers of a generation
 local HELP_AFTER_MS = 500          -- a pending event this old has lost its publisher
@@ -46,10 +50,10 @@ end
 
 -- keys: generation, then those of the room up to pods
 -- args: generation, backlog, then per event: from, id, time of the id (empty when it tells none), target (empty when there
---       is none), what it is (d: a delete, t: needs a target that lives, n: neither), what was looked up (i: the id,
---       t: the target, or both), body
+--       is none), what it is (d: a delete, t: needs a target that lives, l: that was looked at, n: neither), the time at which
+--       this function asked for a look-up that did not find the id (empty without one), body
 -- answers: {stale} {cold} {gone} or {ok, pods, fence, persisted, {code, seq, prev, at}...}, code: new, known, pending,
---          conflict, ask, target, deleted, full
+--          conflict, ask (with the time in the place of seq), ahead, target, deleted, full
 local function append(keys, args)
   if redis.call('GET', keys[1]) ~= args[1] then return { 'stale' } end
   local head, log, pending, ids, idq, gone, pods =
@@ -66,7 +70,8 @@ local function append(keys, args)
   local answers = {}
   for n = 3, #args, 7 do
     local from, id, id_ms, target = args[n], args[n + 1], tonumber(args[n + 2]), args[n + 3]
-    local what, looked, body = args[n + 4], args[n + 5], args[n + 6]
+    local what, looked, body = args[n + 4], tonumber(args[n + 5]), args[n + 6]
+    local is_looked_up = looked and looked > now - LOOKED_MS
     local field = from .. '|' .. id
     local known = redis.call('HGET', ids, field)
     local answer
@@ -78,12 +83,14 @@ local function append(keys, args)
         local waits = redis.call('ZSCORE', pending, s)
         answer = { waits and 'pending' or 'known', tonumber(s), tonumber(p), tonumber(a) }
       end
-    elseif not looked:find('i', 1, true) and (not id_ms or id_ms < now - OLD_MS or id_ms > now + AHEAD_MS
-        or id_ms < fence_at + AHEAD_MS) then
-      answer = { 'ask' }
-    elseif what == 't' and redis.call('ZSCORE', gone, target) then
+    elseif id_ms and id_ms > now + AHEAD_MAX_MS then
+      answer = { 'ahead' }
+    elseif not is_looked_up and (not id_ms or id_ms < now - OLD_MS or id_ms > now + AHEAD_MS
+        or id_ms < fence_at + FENCE_MS) then
+      answer = { 'ask', now }
+    elseif (what == 't' or what == 'l') and redis.call('ZSCORE', gone, target) then
       answer = { 'deleted' }
-    elseif what == 't' and not looked:find('t', 1, true) and tonumber(target) <= base then
+    elseif what == 't' and tonumber(target) <= base then
       answer = { 'target' }
     elseif seq - persisted >= backlog then
       answer = { 'full' }

@@ -101,7 +101,9 @@ impl Core {
         ];
         for request in batch {
             let append = &request.append;
-            let is_known_to_be_new = request.looked_up == Some(open.generation);
+            let looked_up = request
+                .looked_up
+                .filter(|(generation, _)| *generation == open.generation);
             texts.extend([
                 append.from.to_string(),
                 append.id.to_string(),
@@ -112,15 +114,14 @@ impl Core {
                     .map_or(String::new(), |target| target.to_string()),
                 match append.body {
                     EventBody::Delete { .. } => "d",
+                    EventBody::Edit { .. } | EventBody::Reaction { .. } if request.target_lives => {
+                        "l"
+                    }
                     EventBody::Edit { .. } | EventBody::Reaction { .. } => "t",
                     _ => "n",
                 }
                 .to_owned(),
-                format!(
-                    "{}{}",
-                    if is_known_to_be_new { "i" } else { "" },
-                    if request.target_lives { "t" } else { "" }
-                ),
+                looked_up.map_or(String::new(), |(_, asked_at)| asked_at.to_string()),
             ]);
         }
         let mut arguments: Vec<&[u8]> = texts[..2].iter().map(|text| text.as_bytes()).collect();
@@ -221,9 +222,16 @@ impl Core {
                 }
             }
             "ask" => {
+                let asked_at = answer.get(1).map_or(Ok(0), number)?;
                 let (core, generation) = (Arc::clone(self), open.generation);
-                tokio::spawn(async move { core.look_up(request, generation, fence).await });
+                tokio::spawn(async move {
+                    core.look_up(request, (generation, asked_at), fence).await;
+                });
             }
+            "ahead" => request.answer(Err(Error::Refused(
+                "the id says that it was made more than ten minutes from now: the clock that made it is wrong; a version 4 UUID tells no time"
+                    .to_owned(),
+            ))),
             "target" => {
                 let core = Arc::clone(self);
                 tokio::spawn(async move { core.look_at_target(request).await });
@@ -248,7 +256,7 @@ impl Core {
     }
 
     /// Redis does not know the id and cannot know whether it is new: MongoDB does, once the room's fence is stored there.
-    async fn look_up(self: Arc<Self>, mut request: Request, generation: u64, fence: Option<u64>) {
+    async fn look_up(self: Arc<Self>, mut request: Request, asked: (u64, u64), fence: Option<u64>) {
         let append = &request.append;
         if let Some(fence) = fence
             && let Err(error) = self
@@ -265,7 +273,7 @@ impl Core {
         match found {
             Err(error) => request.answer(Err(error)),
             Ok(None) => {
-                request.looked_up = Some(generation);
+                request.looked_up = Some(asked);
                 self.push(request);
             }
             Ok(Some(event)) if event.body == append.body => {

@@ -7,7 +7,7 @@ use ::redis::{Pipeline, Value};
 use protocol::{Event, EventBody, RoomId, Seq, Timestamp, UserId};
 
 use super::entry::{self, list, number, place, text};
-use super::{Core, RANGE, Tail};
+use super::{Core, Tail};
 use crate::log::{Page, within_bounds};
 use crate::{Error, Result};
 
@@ -24,7 +24,6 @@ enum Fetched {
 }
 
 struct Here {
-    generation: u64,
     /// Redis has every event after it.
     base: u64,
     safe: u64,
@@ -104,18 +103,7 @@ impl Core {
             "gone" => return Ok(Fetched::Gone),
             _ => {}
         }
-        let [
-            _,
-            generation,
-            base,
-            safe,
-            seq,
-            persisted,
-            fence,
-            help,
-            entries,
-        ] = answer
-        else {
+        let [_, _, base, safe, seq, persisted, fence, help, entries] = answer else {
             return Err(Error::Corrupt("redis: a short answer".to_owned()));
         };
         if number(help)? > 0
@@ -124,7 +112,6 @@ impl Core {
             tokio::spawn(core.help(room.clone()));
         }
         Ok(Fetched::Here(Here {
-            generation: number(generation)?,
             base: number(base)?,
             safe: number(safe)?,
             seq: number(seq)?,
@@ -165,7 +152,6 @@ impl Core {
             seq: here.seq,
             safe: here.safe,
             head,
-            generation: here.generation,
         })
     }
 
@@ -173,11 +159,11 @@ impl Core {
     async fn stored_tail(&self, room: &RoomId, before: u64) -> Result<Tail> {
         let last = self.store.before(room, place(before)?, 1).await?;
         let head = last.last().map_or(0, |event| event.seq.get());
+        // What MongoDB has may stand behind a hole: of safety it says nothing.
         Ok(Tail {
             seq: head,
-            safe: head,
+            safe: 0,
             head,
-            generation: head / RANGE,
         })
     }
 
@@ -200,7 +186,6 @@ impl Core {
             seq: here.seq,
             safe: here.safe,
             head: here.safe,
-            generation: here.generation,
         };
         if after >= here.base && after >= here.fence {
             return Ok((tail, here.events));
@@ -241,7 +226,7 @@ impl Core {
         let stored = self.stored(room, after, before - 1, limit).await?;
         if stored.ends_at_a_hole {
             let end = stored.events.last().map_or(after, |event| event.seq.get());
-            (tail.head, tail.safe) = (end, end);
+            tail.head = end;
         }
         Ok((tail, stored.events))
     }
@@ -249,38 +234,39 @@ impl Core {
     /// Events of MongoDB in (after, upto], without a hole. Numbers that are missing before a stored fence were never
     /// acknowledged; they are shown as voids.
     async fn stored(&self, room: &RoomId, after: u64, upto: u64, limit: usize) -> Result<Stored> {
-        let mut out: Vec<Arc<Event>> = Vec::new();
-        let mut closed = None;
-        let found = self.store.after(room, place(after)?, limit).await?;
-        let mut end = after;
-        for event in found {
-            let seq = event.seq.get();
-            if seq > upto || out.len() >= limit {
-                break;
-            }
-            let prev = event.prev.map_or(end, Seq::get);
-            if prev > end {
-                if closed.is_none() {
-                    closed = Some(self.store.last_fence(room).await?.get());
-                }
-                if closed.is_none_or(|fence| seq >= fence) {
-                    return Ok(Stored {
-                        events: out,
-                        ends_at_a_hole: true,
-                    });
-                }
-                out.extend(voids(&event, end, prev, limit - out.len())?);
-                if out.len() >= limit {
+        let mut closed = 0;
+        loop {
+            let found = self.store.after(room, place(after)?, limit).await?;
+            let mut run = Run::new(Some(after), closed, limit);
+            for event in found {
+                if event.seq.get() > upto || run.is_full() || !run.take(event)? {
                     break;
                 }
             }
-            end = seq;
-            out.push(Arc::new(event));
+            if self.knows_no_later_fence(room, &run, &mut closed).await? {
+                return Ok(Stored {
+                    ends_at_a_hole: run.ends_at_a_hole,
+                    events: run.events,
+                });
+            }
         }
-        Ok(Stored {
-            events: out,
-            ends_at_a_hole: false,
-        })
+    }
+
+    /// Whether nothing of a page hangs on a fence that was stored after it was read. What is before a fence is whole only
+    /// to whoever reads it after the fence; so the page is read again, with what is known now.
+    async fn knows_no_later_fence(
+        &self,
+        room: &RoomId,
+        run: &Run,
+        closed: &mut u64,
+    ) -> Result<bool> {
+        if !run.ends_at_a_hole && run.last_fence <= *closed {
+            return Ok(true);
+        }
+        let fence = self.store.last_fence(room).await?.get();
+        let is_known = fence <= *closed;
+        *closed = fence;
+        Ok(is_known)
     }
 
     pub(super) async fn read_before(
@@ -345,27 +331,21 @@ impl Core {
         before: u64,
         limit: usize,
     ) -> Result<Vec<Arc<Event>>> {
-        let found = self.store.before(room, place(before)?, limit).await?;
-        let mut out: Vec<Arc<Event>> = Vec::with_capacity(found.len());
-        let mut closed = None;
-        for event in found {
-            let end = out.last().map(|event| event.seq.get());
-            if let (Some(end), Some(prev)) = (end, event.prev.map(Seq::get))
-                && prev > end
-            {
-                if closed.is_none() {
-                    closed = Some(self.store.last_fence(room).await?.get());
+        let mut closed = 0;
+        loop {
+            let found = self.store.before(room, place(before)?, limit).await?;
+            let mut run = Run::new(None, closed, usize::MAX);
+            for event in found {
+                if !run.take(event)? {
+                    break;
                 }
-                if closed.is_none_or(|fence| event.seq.get() >= fence) {
-                    return Ok(out);
-                }
-                out.extend(voids(&event, end, prev, limit)?);
             }
-            out.push(Arc::new(event));
+            if self.knows_no_later_fence(room, &run, &mut closed).await? {
+                let excess = run.events.len().saturating_sub(limit);
+                run.events.drain(..excess);
+                return Ok(run.events);
+            }
         }
-        let excess = out.len().saturating_sub(limit);
-        out.drain(..excess);
-        Ok(out)
     }
 
     pub(super) async fn head(&self, room: &RoomId) -> Result<Seq> {
@@ -466,6 +446,59 @@ impl Core {
             .filter(|event| event.from.as_ref() != Some(user))
             .count() as u64;
         Ok((stored + more).min(most))
+    }
+}
+
+/// Stored events that are put together.
+struct Run {
+    events: Vec<Arc<Event>>,
+    /// The last place that is accounted for; nothing before the first event when it does not matter where that is.
+    end: Option<u64>,
+    /// Before this fence all that will ever be there was there before the events were read.
+    closed: u64,
+    limit: usize,
+    last_fence: u64,
+    ends_at_a_hole: bool,
+}
+
+impl Run {
+    fn new(end: Option<u64>, closed: u64, limit: usize) -> Self {
+        Self {
+            events: Vec::new(),
+            end,
+            closed,
+            limit,
+            last_fence: 0,
+            ends_at_a_hole: false,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= self.limit
+    }
+
+    /// Adds the next event. `false` when one before it is missing.
+    fn take(&mut self, event: Event) -> Result<bool> {
+        let seq = event.seq.get();
+        if event.body == (EventBody::Fence {}) {
+            self.last_fence = seq;
+        }
+        let prev = event.prev.map(Seq::get);
+        if let (Some(end), Some(prev)) = (self.end, prev)
+            && prev > end
+        {
+            if seq >= self.closed {
+                self.ends_at_a_hole = true;
+                return Ok(false);
+            }
+            let room_left = self.limit - self.events.len();
+            self.events.extend(voids(&event, end, prev, room_left)?);
+        }
+        if !self.is_full() {
+            self.events.push(Arc::new(event));
+        }
+        self.end = Some(seq);
+        Ok(true)
     }
 }
 
