@@ -16,7 +16,7 @@ use protocol::{MessageId, RoomId, Seq, Timestamp, UserId};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::store::{EVENTS, FORGOTTEN, indexes};
+use super::store::{EVENTS, FORGOTTEN};
 use super::{Mongo, Redis};
 use crate::search::{Cursor, Hit, Query, is_unspaced, tokens};
 use crate::{Error, Result, Search};
@@ -127,7 +127,6 @@ impl MongoSearch {
             .sort(doc! { "at": -1, "_id.seq": -1 })
             .projection(doc! { "at": 1, "from": 1, "id": 1, "body.text": 1, "now.text": 1 })
             .limit(i64::try_from(query.limit + TIES).unwrap_or(i64::MAX))
-            .hint(driver::options::Hint::Name(indexes::WORDS.to_owned()))
             .max_time(WORK_MAX);
         let found = async { find.await?.try_collect::<Vec<_>>().await };
         let found = self.mongo.run(found).await?;

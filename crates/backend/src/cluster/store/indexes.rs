@@ -38,7 +38,7 @@ pub(in super::super) fn events() -> Vec<IndexModel> {
 }
 
 /// The present words of messages, by room and then by time.
-pub(in super::super) const WORDS: &str = "words";
+const WORDS: &str = "words";
 
 /// For search, in the collection `events`.
 pub(in super::super) fn words() -> Vec<IndexModel> {
