@@ -1,6 +1,6 @@
 //! A persistence worker of a few lines, so that the family can be tested without the program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use backend::cluster::topology::{self, Topology};
@@ -8,7 +8,7 @@ use backend::cluster::{Mongo, Redis, Settings, Store, envelope};
 use futures_util::StreamExt as _;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
-use protocol::{Event, Seq};
+use protocol::{Event, RoomId, Seq};
 
 /// Stores what is in the shard queues, as long as the runtime lives.
 pub async fn store(settings: Settings) {
@@ -39,6 +39,7 @@ async fn consume(
             .await?;
         deliveries.push(consumer);
     }
+    let mut marks: HashMap<RoomId, Seq> = HashMap::new();
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery?;
         let events: Vec<Event> = envelope::decode(&delivery.data)
@@ -53,7 +54,9 @@ async fn consume(
             .map(|event| &event.room)
             .collect::<BTreeSet<_>>()
         {
-            let stored = store.contiguous(room, Seq::ZERO, 100_000).await?;
+            let mark = marks.entry(room.clone()).or_default();
+            let stored = store.contiguous(room, *mark, 100_000).await?;
+            *mark = stored;
             let keys = ["head", "log", "pending", "ids", "idq", "gone"]
                 .map(|what| redis.room_key(room, what));
             let mark = stored.get().to_string();
