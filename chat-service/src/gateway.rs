@@ -421,7 +421,12 @@ async fn subscribe_one(
     let id = &wanted.room;
     let key = hub.hold(connection, id);
     let (room, member) = process.rooms.enter(user, id).await?;
-    let head = process.backends.log.head(id).await?;
+    let log = &process.backends.log;
+    let mut head = log.head(id).await?;
+    if wanted.after.is_some_and(|after| after > head) {
+        // The client will take the log for another one. That must not be because of a server that forgot for a while.
+        head = log.certain_head(id).await?;
+    }
     let after = wanted.after.map_or(head, |after| after.min(head));
     let presence = &process.backends.presence;
     let online = match presence.enter(connection.id, id).await {

@@ -178,7 +178,11 @@ impl Messages {
 
     /// The message at a place in the log.
     async fn message(&self, room: &RoomId, seq: Seq, field: &str) -> Result<Arc<Event>, Refusal> {
-        let page = self.backends.log.read(room, seq.before(), 1).await?;
+        let log = &self.backends.log;
+        let mut page = log.read(room, seq.before(), 1).await?;
+        if page.events.is_empty() && log.certain_head(room).await? >= seq {
+            page = log.read(room, seq.before(), 1).await?;
+        }
         match page.events.into_iter().next() {
             Some(event) if event.seq == seq && matches!(event.body, EventBody::Message { .. }) => {
                 Ok(event)

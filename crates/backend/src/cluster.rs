@@ -26,9 +26,10 @@ pub mod store;
 pub mod topology;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use protocol::EventBody;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use directory::MongoDirectory;
@@ -57,7 +58,9 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     let redis = Redis::new(&settings)?;
     let mongo = Mongo::new(&settings).await?;
     let shutdown = CancellationToken::new();
-    tokio::spawn(prepare(mongo.clone(), shutdown.clone()));
+    let (migrated, is_migrated) = watch::channel(false);
+    tokio::spawn(prepare(mongo.clone(), migrated, shutdown.clone()));
+    let mongo = mongo.once_migrated(is_migrated);
     let generations = Arc::new(Generations::new(
         redis.clone(),
         mongo.clone(),
@@ -83,7 +86,7 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     let publisher = Publisher::start(settings, judge, shutdown.clone());
     core.start(publisher.clone(), judged, forget_what_changed(&directory));
     relay.start(Arc::new(Hearing(Arc::clone(&sequencer))));
-    tokio::spawn(sweep(sequencer, shutdown.clone()));
+    tokio::spawn(sweep(sequencer, relay.clone(), shutdown.clone()));
     tokio::spawn(look_at_redis(redis.clone(), shutdown.clone()));
     let presence = ClusterPresence::start(redis.clone(), relay.clone());
     Ok(Backends {
@@ -115,11 +118,21 @@ fn forget_what_changed(directory: &MongoDirectory) -> log::Hook {
 }
 
 /// Makes the database ready, as soon as there is one.
-async fn prepare(mongo: Mongo, shutdown: CancellationToken) {
+async fn prepare(mongo: Mongo, migrated: watch::Sender<bool>, shutdown: CancellationToken) {
+    let mut said = String::new();
     loop {
         match migrations::migrate(&mongo).await {
-            Ok(()) => return,
-            Err(error) => tracing::warn!(%error, "the database is not ready"),
+            Ok(()) => {
+                migrated.send_replace(true);
+                return;
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if why != said {
+                    tracing::warn!(error = %why, "the database is not ready");
+                    said = why;
+                }
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(TRY_AGAIN) => {}
@@ -143,11 +156,21 @@ async fn look_at_redis(redis: Redis, shutdown: CancellationToken) {
     }
 }
 
-async fn sweep(sequencer: Arc<Sequencer>, shutdown: CancellationToken) {
+/// Rooms are compared with the log now and then; more often while other pods cannot be heard, and when something they said
+/// may have got lost.
+async fn sweep(sequencer: Arc<Sequencer>, relay: ClusterRelay, shutdown: CancellationToken) {
+    let mut swept = Instant::now();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(sequencer::SWEEP_EVERY) => sequencer.sweep().await,
+        let is_asked = tokio::select! {
+            () = tokio::time::sleep(sequencer::SWEEP_EVERY_DEAF) => false,
+            () = sequencer.asked_to_sweep() => true,
             () = shutdown.cancelled() => return,
+        };
+        if is_asked || swept.elapsed() >= sequencer::SWEEP_EVERY || relay.is_deaf() {
+            sequencer.sweep().await;
+            swept = Instant::now();
+            // Whoever asks meanwhile shares the next one.
+            tokio::time::sleep(sequencer::SWEEP_PAUSE).await;
         }
     }
 }

@@ -68,6 +68,12 @@ pub trait Log: Send + Sync {
     /// The last readable seq; zero for a room without events.
     async fn head(&self, room: &RoomId) -> Result<Seq>;
 
+    /// The head, for whoever believes to have seen more than [`Log::head`] says. That one may go back for a while where a
+    /// server has lost its memory; this one is never below anything that was shown, or says that it cannot tell yet.
+    async fn certain_head(&self, room: &RoomId) -> Result<Seq> {
+        self.head(room).await
+    }
+
     /// What later events make of the given messages, ascending: of each its newest edit, its newest delete and its
     /// newest reactions. However many reactions there are, edit and delete are among the events.
     ///

@@ -27,6 +27,7 @@ async fn run(promise: impl AsyncFnOnce(&Backends)) {
     };
     let worker = tokio::spawn(storing::store(settings.clone()));
     let family = backend::cluster::open(settings).await.expect("a family");
+    backend::conformance::works(&family).await;
     promise(&family).await;
     family.health.close().await;
     worker.abort();

@@ -207,10 +207,12 @@ impl Core {
                     self.ask_again(placed);
                     continue;
                 }
-                // Without Redis's word nobody is answered or shown anything; whoever meets the events when it is back
-                // publishes them again.
+                // Without Redis's word nobody is answered or shown anything. The events are pending there: when it is
+                // back, whoever meets them publishes them again, the senders' own look to begin with.
                 Err(error) => {
                     tracing::debug!(%error, room.id = %room, "a confirm that Redis was not told of");
+                    let last = placed.iter().map(|placed| placed.event.seq.get()).max();
+                    self.sequencer.untold(&room, last.unwrap_or_default());
                     continue;
                 }
             };
@@ -321,6 +323,10 @@ impl Log for ClusterLog {
 
     async fn head(&self, room: &RoomId) -> Result<Seq> {
         self.0.head(room).await
+    }
+
+    async fn certain_head(&self, room: &RoomId) -> Result<Seq> {
+        self.0.certain_head(room).await
     }
 
     async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>> {

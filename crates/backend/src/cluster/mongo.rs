@@ -9,6 +9,8 @@ use driver::options::{
     WriteConcern,
 };
 use driver::{Client, Collection, Database};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
 use super::breaker::Breaker;
@@ -33,6 +35,8 @@ pub struct Mongo {
     client: Client,
     database: Database,
     breaker: Arc<Breaker>,
+    /// Calls wait until this says that the migrations are done.
+    migrated: Option<watch::Receiver<bool>>,
 }
 
 impl Mongo {
@@ -66,7 +70,17 @@ impl Mongo {
             database: client.database(&name),
             client,
             breaker: Arc::new(Breaker::new("mongodb")),
+            migrated: None,
         })
+    }
+
+    /// The same handle for everything that needs the migrations: its calls wait until they are done.
+    #[must_use]
+    pub fn once_migrated(&self, migrated: watch::Receiver<bool>) -> Self {
+        Self {
+            migrated: Some(migrated),
+            ..self.clone()
+        }
     }
 
     /// The driver's client, for sessions and transactions.
@@ -138,7 +152,16 @@ impl Mongo {
         call: impl IntoFuture<Output = driver::error::Result<T>>,
     ) -> Result<driver::error::Result<T>> {
         self.breaker.admit()?;
-        match tokio::time::timeout(deadline, call.into_future()).await {
+        let deadline = Instant::now() + deadline;
+        if let Some(mut migrated) = self.migrated.clone() {
+            let done = migrated.wait_for(|done| *done);
+            if !matches!(timeout_at(deadline, done).await, Ok(Ok(_))) {
+                return Err(Error::unavailable(
+                    "mongodb: the database is being made ready for this version",
+                ));
+            }
+        }
+        match timeout_at(deadline, call.into_future()).await {
             Err(_) => {
                 self.breaker.failed("no answer in time");
                 Err(Error::unavailable("mongodb: no answer in time"))

@@ -305,6 +305,12 @@ impl ClusterRelay {
         self.inner.registry.len()
     }
 
+    /// Whether nothing is heard from other pods.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        !self.inner.listening.load(Relaxed)
+    }
+
     /// What is wrong with the connections, if something is.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use protocol::{Event, RoomId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::log::{Core, Request, Tail};
 use super::relay::{ClusterRelay, Upstream};
@@ -32,6 +32,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 const LOOKS_IN_VAIN_MAX: u32 = 40;
 /// All watched rooms are compared with the log this often: the last event of a room could have got lost.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// The same while other pods cannot be heard.
+pub const SWEEP_EVERY_DEAF: Duration = Duration::from_secs(1);
+/// After a sweep nobody gets another for so long.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(200);
 
 /// A sender who waits for an event.
 pub struct Waiter {
@@ -48,6 +52,8 @@ struct Room {
     early: BTreeMap<u64, Arc<Event>>,
     /// Senders by the seq of their event.
     waiters: BTreeMap<u64, Vec<Waiter>>,
+    /// Whoever waits up to here waits for others: their own event is with the broker, or in another's hands.
+    due: u64,
     /// Events up to this one are known to exist.
     target: u64,
     /// A task looks at the log for this room.
@@ -65,7 +71,12 @@ impl Room {
             && (self.position.is_none()
                 || !self.early.is_empty()
                 || self.position.is_some_and(|position| position < self.target));
-        is_behind || !self.waiters.is_empty()
+        is_behind
+            || self
+                .waiters
+                .keys()
+                .next()
+                .is_some_and(|first| *first <= self.due)
     }
 
     fn keep_early(&mut self, event: Arc<Event>) {
@@ -114,6 +125,7 @@ pub struct Sequencer {
     hasher: RandomState,
     rooms: [Mutex<HashMap<RoomId, Room>>; SHARDS],
     looks: Arc<Semaphore>,
+    sweep_asked: Notify,
     core: OnceLock<Weak<Core>>,
     relay: OnceLock<ClusterRelay>,
 }
@@ -125,6 +137,7 @@ impl Sequencer {
             hasher: RandomState::new(),
             rooms: std::array::from_fn(|_| Mutex::default()),
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            sweep_asked: Notify::new(),
             core: OnceLock::new(),
             relay: OnceLock::new(),
         }
@@ -152,8 +165,18 @@ impl Sequencer {
         entry.waiters.entry(seq).or_default().push(waiter);
         if is_repeat {
             // Its publisher is another one, or gone.
+            entry.due = entry.due.max(seq);
             self.look(room, entry);
         }
+    }
+
+    /// The broker has events up to a seq, and Redis could not be told.
+    pub fn untold(self: &Arc<Self>, room: &RoomId, upto: u64) {
+        let mut rooms = self.shard(room);
+        if let Some(entry) = rooms.get_mut(room) {
+            entry.due = entry.due.max(upto);
+        }
+        self.after(room, &mut rooms);
     }
 
     /// Events whose publish failed: their senders, who do not know their fate.
@@ -178,6 +201,9 @@ impl Sequencer {
             return;
         };
         let answered = entry.take_answered(safe);
+        if let Some(last) = events.last() {
+            entry.due = entry.due.max(last.seq.get());
+        }
         if entry.watched {
             for event in events {
                 entry.keep_early(Arc::clone(event));
@@ -343,6 +369,11 @@ impl Sequencer {
         moved
     }
 
+    /// Waits until somebody says that events may have got lost on the way.
+    pub async fn asked_to_sweep(&self) {
+        self.sweep_asked.notified().await;
+    }
+
     /// Compares watched rooms with the log.
     pub async fn sweep(self: &Arc<Self>) {
         let mut watched = Vec::new();
@@ -423,7 +454,6 @@ impl Upstream for Hearing {
     }
 
     fn lost(&self) {
-        let sequencer = Arc::clone(&self.0);
-        tokio::spawn(async move { sequencer.sweep().await });
+        self.0.sweep_asked.notify_one();
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::{EventBody, MemberChange, Role, RoomChange, Seq, Timestamp, UserId};
 
 use super::{
-    act, append, assert_conflict, assert_not_found, assert_refused, room, seq, text, user,
+    act, answered, append, assert_conflict, assert_not_found, assert_refused, room, seq, text, user,
 };
 use crate::directory::{Cursor, Invite, Member, NewRoom, Room, RoomFilter, RoomKind, RoomPatch};
 use crate::{Backends, log::Append};
@@ -700,7 +700,9 @@ pub async fn announcements_wait_until_done(family: &Backends) {
     assert_eq!(waiting(2).await, expected[..2]);
     for append in &expected {
         assert_eq!(append.room, room("general"));
-        family.log.append(append.clone()).await.expect("an append");
+        answered(&family.log, append.clone())
+            .await
+            .expect("an append");
     }
     directory.announced(&expected[..2]).await.expect("a note");
     assert_eq!(waiting(10).await, expected[2..]);
@@ -759,7 +761,7 @@ pub async fn many_change_at_once(family: &Backends) {
                 join(&family, "general", &name).await;
                 let taken = new("general", RoomKind::Public, &name);
                 assert_conflict(family.directory.create_room(taken, None).await);
-                let appended = family.log.append(act("general", &name, text("hi"))).await;
+                let appended = answered(&family.log, act("general", &name, text("hi"))).await;
                 appended.expect("an append");
                 let nowhere = room("nowhere");
                 assert_not_found(family.directory.delete_room(&nowhere).await);

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use protocol::{EventBody, MemberChange, MessageId, Role, RoomChange, Seq, Timestamp};
 
 use super::{
-    Recorder, act, append, assert_chain, assert_conflict, assert_not_found, assert_refused,
-    eventually, room, seq, seqs, text, user,
+    Recorder, act, answered, append, assert_chain, assert_conflict, assert_not_found,
+    assert_refused, eventually, room, seq, seqs, text, user,
 };
 use crate::Backends;
 use crate::log::Append;
@@ -77,9 +77,13 @@ pub async fn order_and_chain(family: &Backends) {
 /// The same act is stored once; other content is a conflict; another sender or room is another act.
 pub async fn idempotence(family: &Backends) {
     let first = act("general", "alice", text("hi"));
-    let stored = family.log.append(first.clone()).await.expect("an append");
+    let stored = answered(&family.log, first.clone())
+        .await
+        .expect("an append");
     append(family, "general", "bob", text("between")).await;
-    let again = family.log.append(first.clone()).await.expect("a repeat");
+    let again = answered(&family.log, first.clone())
+        .await
+        .expect("a repeat");
     assert!(again.duplicate);
     assert_eq!(again.event, stored.event);
 
@@ -103,7 +107,7 @@ pub async fn idempotence(family: &Backends) {
             ..first.clone()
         },
     ] {
-        let appended = family.log.append(other).await.expect("another act");
+        let appended = answered(&family.log, other).await.expect("another act");
         assert!(!appended.duplicate);
     }
 
@@ -239,7 +243,7 @@ pub async fn edits_and_deletes_are_not_hidden(family: &Backends) {
             let target = seq(1 + u64::from(number % 12 == 0));
             let append = act("general", "bob", react(target, number % 2 == 0));
             let log = Arc::clone(&family.log);
-            tokio::spawn(async move { log.append(append).await })
+            tokio::spawn(async move { answered(&log, append).await })
         })
         .collect();
     for appended in reactions {
@@ -294,16 +298,16 @@ pub async fn deleted_messages_stay_deleted(family: &Backends) {
     let known = [edit(seq(1)), react(seq(1))].map(|body| act("general", "alice", body));
     let mut stored = Vec::new();
     for known in &known {
-        let appended = log.append(known.clone()).await.expect("an append");
+        let appended = answered(log, known.clone()).await.expect("an append");
         stored.push(appended.event);
     }
     let delete = act("general", "alice", EventBody::Delete { target: seq(1) });
-    log.append(delete.clone()).await.expect("an append");
+    answered(log, delete.clone()).await.expect("an append");
     for body in [edit(seq(1)), react(seq(1))] {
         assert_not_found(log.append(act("general", "alice", body)).await);
     }
     for (known, stored) in known.iter().zip(&stored) {
-        let again = log.append(known.clone()).await.expect("a repeat");
+        let again = answered(log, known.clone()).await.expect("a repeat");
         assert!(again.duplicate);
         assert_eq!(again.event, *stored);
         let other = Append {
@@ -312,7 +316,7 @@ pub async fn deleted_messages_stay_deleted(family: &Backends) {
         };
         assert_conflict(log.append(other).await);
     }
-    assert!(log.append(delete).await.expect("a repeat").duplicate);
+    assert!(answered(log, delete).await.expect("a repeat").duplicate);
     append(family, "general", "alice", edit(seq(2))).await;
     append(family, "general", "bob", react(seq(2))).await;
 }
@@ -375,7 +379,9 @@ pub async fn unread_messages(family: &Backends) {
 /// A forgotten room has no events and never gets any again.
 pub async fn forgotten_rooms(family: &Backends) {
     let known = act("general", "alice", text("secret"));
-    family.log.append(known.clone()).await.expect("an append");
+    answered(&family.log, known.clone())
+        .await
+        .expect("an append");
     for _ in 0..500 {
         append(family, "general", "alice", text("x")).await;
     }
@@ -437,7 +443,7 @@ pub async fn readers_see_prefixes(family: &Backends) {
                         &format!("user-{writer}"),
                         text(&number.to_string()),
                     );
-                    let stored = log.append(act).await.expect("an append").event;
+                    let stored = answered(&log, act).await.expect("an append").event;
                     let before = stored.seq.before();
                     let page = log.read(&general, before, 1).await.expect("a page");
                     assert_eq!(page.events[0], stored, "what was appended can be read");
@@ -479,13 +485,15 @@ pub async fn relay_follows_the_chain(family: &Backends) {
                 for number in 0..25 {
                     let room = format!("room-{}", writer % 2);
                     let act = act(&room, &format!("user-{writer}"), text(&number.to_string()));
-                    log.append(act).await.expect("an append");
+                    answered(&log, act).await.expect("an append");
                 }
             })
         })
         .collect();
     for _ in 0..2 {
-        family.log.append(twice.clone()).await.expect("an append");
+        answered(&family.log, twice.clone())
+            .await
+            .expect("an append");
     }
     for writer in writers {
         writer.await.expect("a writer");

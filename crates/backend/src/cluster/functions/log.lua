@@ -133,14 +133,15 @@ local function confirm(keys, args)
   return settle(head, pending)
 end
 
--- keys: those of the room up to pending; args: after, limit, before (0: read up from after, else down from before)
--- answers: {cold} {gone} or {ok, gen, base, safe, seq, persisted, fence, 1 when pending events need help, entries}
+-- keys: those of the room up to pending; args: generation, after, limit, before (0: read up from after, else down from
+-- before). What a room had in an earlier generation may be older than what people saw, and counts for nothing.
+-- answers: {cold} {gone} or {ok, base, safe, seq, persisted, fence, 1 when pending events need help, entries}
 local function read(keys, args)
   local head, log, pending = keys[1], keys[2], keys[3]
   local h = redis.call('HMGET', head, 'gen', 'base', 'safe', 'seq', 'persisted', 'fence', 'forgotten')
-  if not h[1] then return { 'cold' } end
+  if not h[1] or tonumber(h[1]) < tonumber(args[1]) then return { 'cold' } end
   if h[7] then return { 'gone' } end
-  local after, limit, before = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  local after, limit, before = tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
   local base, safe = tonumber(h[2]), tonumber(h[3])
   local help = 0
   local first = redis.call('ZRANGE', pending, 0, 0)
@@ -156,7 +157,7 @@ local function read(keys, args)
     local to = math.min(before - 1, safe)
     if to > base then entries = redis.call('XREVRANGE', log, entry(to), entry(base + 1), 'COUNT', limit) end
   end
-  return { 'ok', tonumber(h[1]), base, safe, tonumber(h[4]), tonumber(h[5]), tonumber(h[6] or '0'), help, entries }
+  return { 'ok', base, safe, tonumber(h[4]), tonumber(h[5]), tonumber(h[6] or '0'), help, entries }
 end
 
 -- Takes over pending events whose publisher seems to be gone. keys: those of the room up to pods;

@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_millis(40);
 /// Events of a dead publisher that are taken over at once.
 const HELP: usize = 200;
 /// How often it is asked whether a fence is stored.
-const FENCE_EVERY: Duration = Duration::from_millis(15);
+pub(super) const FENCE_EVERY: Duration = Duration::from_millis(15);
 
 /// What is done with a batch after a call.
 enum Next {
@@ -318,7 +318,7 @@ impl Core {
     }
 
     /// Gives a room its place in the generation.
-    async fn seed(&self, room: &RoomId, open: &Open) -> Result<()> {
+    pub(super) async fn seed(&self, room: &RoomId, open: &Open) -> Result<()> {
         let keys = self.keys_with_generation(room);
         let generation = open.generation.to_string();
         let token = Uuid::new_v4().to_string();

@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ::redis::{Pipeline, Value};
 use protocol::{Event, EventBody, RoomId, Seq, Timestamp, UserId};
 
+use super::append::FENCE_EVERY;
 use super::entry::{self, list, number, place, text};
 use super::{Core, Tail};
 use crate::log::{Page, within_bounds};
 use crate::{Error, Result};
 
+/// How long somebody waits for a head that is certain.
+const CERTAIN_WITHIN: Duration = Duration::from_secs(1);
 /// Events read at once while all that are not stored yet are looked through.
 const SCAN: usize = 1000;
 
@@ -78,24 +82,30 @@ impl Core {
         let mut pipeline = Pipeline::with_capacity(rooms.len());
         for room in rooms {
             pipeline
-                .cmd("HGET")
+                .cmd("HMGET")
                 .arg(self.redis.room_key(room, "head"))
-                .arg("seq");
+                .arg(&["gen", "seq"]);
         }
-        let lasts: Vec<Option<u64>> = self.redis.pipeline(&pipeline).await?;
-        Ok(lasts.into_iter().map(Option::unwrap_or_default).collect())
+        let open = self.generations.current().await?.generation;
+        let lasts: Vec<(Option<u64>, Option<u64>)> = self.redis.pipeline(&pipeline).await?;
+        let last =
+            |(of, seq): (Option<u64>, Option<u64>)| seq.filter(|_| of.is_some_and(|of| of >= open));
+        Ok(lasts
+            .into_iter()
+            .map(|room| last(room).unwrap_or_default())
+            .collect())
     }
 
+    /// What Redis has of a room in the open generation. A Redis that was not looked at yet may be an older copy, and is not
+    /// believed.
     async fn fetch(&self, room: &RoomId, after: u64, limit: usize, before: u64) -> Result<Fetched> {
+        let open = self.generations.current().await?;
         let keys = self.keys(room);
-        let [after, limit, before] = [after, limit as u64, before].map(|number| number.to_string());
+        let numbers = [open.generation, after, limit as u64, before].map(|n| n.to_string());
+        let arguments = numbers.each_ref().map(|number| number.as_bytes());
         let answer: Value = self
             .redis
-            .call(
-                "log_read",
-                &keys[..3],
-                &[after.as_bytes(), limit.as_bytes(), before.as_bytes()],
-            )
+            .call_in(&open.session, "log_read", &keys[..3], &arguments)
             .await?;
         let answer = list(&answer)?;
         match answer.first().map_or(Ok(""), text)? {
@@ -103,7 +113,7 @@ impl Core {
             "gone" => return Ok(Fetched::Gone),
             _ => {}
         }
-        let [_, _, base, safe, seq, persisted, fence, help, entries] = answer else {
+        let [_, base, safe, seq, persisted, fence, help, entries] = answer else {
             return Err(Error::Corrupt("redis: a short answer".to_owned()));
         };
         if number(help)? > 0
@@ -358,6 +368,29 @@ impl Core {
             Err(error) => return Err(error),
         };
         place(head)
+    }
+
+    /// The head, for whoever believes to have seen more: never below what anybody was shown. A room that Redis does not have
+    /// gets its place first, and what was under way before is waited for.
+    pub(super) async fn certain_head(&self, room: &RoomId) -> Result<Seq> {
+        let until = Instant::now() + CERTAIN_WITHIN;
+        while Instant::now() < until {
+            match self.fetch(room, 0, 0, 0).await? {
+                Fetched::Gone => return Ok(Seq::ZERO),
+                Fetched::Here(here) if !self.is_closing(room, &here).await? => {
+                    return place(here.safe);
+                }
+                Fetched::Here(_) => {}
+                Fetched::Cold => {
+                    let open = self.generations.current().await?;
+                    self.seed(room, &open).await?;
+                }
+            }
+            tokio::time::sleep(FENCE_EVERY).await;
+        }
+        Err(Error::unavailable(
+            "what was sent before Redis was lost is still being stored",
+        ))
     }
 
     /// Up to where MongoDB has all, and the events after that.

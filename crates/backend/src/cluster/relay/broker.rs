@@ -60,6 +60,7 @@ pub async fn speak(inner: Arc<Inner>) {
         let why = match ready(open_speaker(&inner)).await {
             Err(error) => error,
             Ok((connection, channel)) => {
+                inner.outbox.tell_of_loss();
                 *inner.speaker() = Some(connection.status().clone());
                 backoff.reset();
                 let why = send(&inner, &connection, &channel).await;
@@ -181,6 +182,7 @@ async fn send(inner: &Inner, connection: &Connection, channel: &Channel) -> Erro
             match message.kind {
                 Kind::Events => counters.events_sent.fetch_add(message.lines, Relaxed),
                 Kind::Signals => counters.signals_sent.fetch_add(message.lines, Relaxed),
+                Kind::Missed => 0,
             };
         }
         inner.sending.store(false, Relaxed);
@@ -212,6 +214,10 @@ impl Inner {
         let broken = match Kind::of(&delivery.properties) {
             Some(Kind::Events) => self.take_events(upstream, &delivery.data),
             Some(Kind::Signals) => self.take_signals(&delivery.data),
+            Some(Kind::Missed) => {
+                upstream.lost();
+                0
+            }
             None => 1,
         };
         if broken > 0 {

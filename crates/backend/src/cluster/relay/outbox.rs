@@ -15,6 +15,10 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 const LINE_OVERHEAD: usize = 64;
 /// A signal that has waited for longer says nothing about now.
 const SIGNAL_AGE_MAX: Duration = Duration::from_secs(5);
+/// What was written to a connection this long ago has arrived, or the pod has looked for itself since.
+const DOUBT_MAX: Duration = Duration::from_secs(60);
+/// Pods of which it is known when they were last written to.
+const WRITTEN_MAX: usize = 1000;
 
 #[derive(Default)]
 pub struct Outbox {
@@ -29,6 +33,8 @@ struct State {
     order: VecDeque<String>,
     bytes: usize,
     dropped: u64,
+    /// When events were last taken for a pod.
+    written: HashMap<String, Instant>,
 }
 
 struct Waiting {
@@ -87,6 +93,17 @@ impl Outbox {
         messages
     }
 
+    /// The connection is a new one. Nobody knows how much of what was written to the last one has arrived: those it was for
+    /// are told to look for themselves.
+    pub fn tell_of_loss(&self) {
+        let written = std::mem::take(&mut self.state().written);
+        for (pod, at) in written {
+            if at.elapsed() < DOUBT_MAX {
+                self.push(&pod, Kind::Missed, [Line::from(*b"\n")]);
+            }
+        }
+    }
+
     /// Lines that were given up.
     pub fn dropped(&self) -> u64 {
         self.state().dropped
@@ -135,6 +152,19 @@ impl State {
         self.order.pop_front();
     }
 
+    fn note_written(&mut self, pod: &str) {
+        if let Some(at) = self.written.get_mut(pod) {
+            *at = Instant::now();
+            return;
+        }
+        if self.written.len() >= WRITTEN_MAX {
+            self.written.retain(|_, at| at.elapsed() < DOUBT_MAX);
+        }
+        if self.written.len() < WRITTEN_MAX {
+            self.written.insert(pod.to_owned(), Instant::now());
+        }
+    }
+
     /// The beginning of a lane, as far as it is of one kind and fits; the rest waits for the next round.
     fn take(&mut self, pod: String) -> Option<Message> {
         let lane = self.lanes.get_mut(&pod)?;
@@ -165,7 +195,11 @@ impl State {
             message.body.extend_from_slice(&taken.line);
             message.lines += 1;
         }
-        if lane.is_empty() {
+        let is_empty = lane.is_empty();
+        if message.as_ref().is_some_and(|m| m.kind == Kind::Events) {
+            self.note_written(&pod);
+        }
+        if is_empty {
             self.lanes.remove(&pod);
         } else {
             self.order.push_back(pod);

@@ -16,6 +16,8 @@ use crate::relay::Signal;
 pub enum Kind {
     Events,
     Signals,
+    /// Events that were sent to the pod may have got lost; one empty line.
+    Missed,
 }
 
 impl Kind {
@@ -23,13 +25,14 @@ impl Kind {
         match self {
             Self::Events => "events",
             Self::Signals => "signals",
+            Self::Missed => "missed",
         }
     }
 
     /// The kind of a message; `None` for one that a later version has added.
     pub fn of(properties: &BasicProperties) -> Option<Self> {
         let name = properties.kind().as_ref()?.as_str();
-        [Self::Events, Self::Signals]
+        [Self::Events, Self::Signals, Self::Missed]
             .into_iter()
             .find(|kind| kind.name() == name)
     }
