@@ -37,6 +37,13 @@ bench: ## Measure this machine: Darda beside a reference and the floor (about 20
 	@cargo build --release --package standalone --package loadgen --bins
 	@target/release/loadgen bench
 
+.PHONY: bench-cluster
+bench-cluster: ## Measure the cluster family on this machine, each process's processor time apart (about 10 minutes)
+	@scripts/setup cluster
+	@$(MAKE) --no-print-directory web/dist/index.html
+	@cargo build --release --package chat-service --package persistence-worker --package history-service --package loadgen --bins
+	@target/release/loadgen bench-cluster
+
 .PHONY: check-faults
 SECONDS_BUDGET ?= 1200
 SEED ?= $(shell date +%s)

@@ -66,13 +66,13 @@ impl Plan {
         }
     }
 
-    /// Texts of words into one room, from eight connections of one user.
-    pub fn fill(room: String, user: String, messages: u64, window: usize) -> Self {
+    /// Texts of words into rooms in turn, from eight connections of one user.
+    pub fn fill(rooms: Vec<String>, user: String, messages: u64, window: usize) -> Self {
         const CONNECTIONS: usize = 8;
         Self {
             senders: CONNECTIONS,
             window: window.div_ceil(CONNECTIONS),
-            rooms: vec![room],
+            rooms,
             user: Some(user),
             text: Text::Words,
             stop: Stop::Messages(messages),
@@ -83,7 +83,7 @@ impl Plan {
 /// Sends as planned; the rooms must be new when `verify` is to compare what was acked with what the log holds.
 pub fn run(target: &Target, plan: &Plan, pid: Option<u32>, verify: bool) -> Result<Outcome> {
     ensure!(target.protocol == Protocol::Darda, "only Darda acks");
-    let mut driver = Driver::new(target.addr)?;
+    let mut driver = Driver::new(&target.addrs)?;
     let mut senders = Senders::new(plan);
     let name = fresh_name();
     for sender in 0..plan.senders {
@@ -254,7 +254,12 @@ impl<'a> Senders<'a> {
         let index = self.sent;
         self.sent += 1;
         self.on_the_way[conn].push_back((index, now));
-        let room = &self.plan.rooms[conn % self.plan.rooms.len()];
+        // One user may be in all rooms; of many, each keeps to one.
+        let place = match self.plan.user {
+            Some(_) => index as usize,
+            None => conn,
+        };
+        let room = &self.plan.rooms[place % self.plan.rooms.len()];
         frame.clear();
         target::put_send_head(frame, target::message_id(self.run, index), room);
         match self.plan.text {
@@ -333,7 +338,7 @@ impl Handler for Senders<'_> {
 
 /// Reads rooms from their beginning to their head and counts the messages; a hole is a fault.
 fn count_messages(target: &Target, rooms: &[String]) -> Result<u64> {
-    let mut driver = Driver::new(target.addr)?;
+    let mut driver = Driver::new(&target.addrs)?;
     let mut reader = Reader {
         target,
         rooms: rooms.iter().map(|room| (room.clone(), (0, None))).collect(),

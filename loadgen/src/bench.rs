@@ -498,7 +498,8 @@ impl Bench<'_> {
             connections: 16,
         };
         let results = self.with(Program::Darda, |running| {
-            let plan = acks::Plan::fill("big".to_owned(), "filler".to_owned(), messages, 1024);
+            let plan =
+                acks::Plan::fill(vec!["big".to_owned()], "filler".to_owned(), messages, 1024);
             let filled = acks::run(&running.target, &plan, Some(running.pid), false)?;
             let page = requests("/v1/rooms/big/messages?before={n}&limit=50");
             let search = requests("/v1/search?room=big&q={word}&limit=20");

@@ -66,7 +66,7 @@ pub enum Begin<'a> {
 pub struct Driver {
     poll: Poll,
     events: Events,
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     conns: Vec<Option<Conn>>,
     buf: Vec<u8>,
     outbox: Outbox,
@@ -103,11 +103,12 @@ const CONNS_PER_SOURCE: u32 = 10_000;
 static CONNS_MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 impl Driver {
-    pub fn new(addr: SocketAddr) -> Result<Self> {
+    /// Connections go to the addresses in turn.
+    pub fn new(addrs: &[SocketAddr]) -> Result<Self> {
         Ok(Self {
             poll: Poll::new().context("cannot make an epoll instance")?,
             events: Events::with_capacity(512),
-            addr,
+            addrs: addrs.to_owned(),
             conns: Vec::new(),
             buf: vec![0; READ_BYTES],
             outbox: Outbox {
@@ -140,8 +141,10 @@ impl Driver {
     /// Starts a connection and answers its number: 0 for the first, then one more each time.
     pub fn open(&mut self, begin: &Begin<'_>) -> Result<usize> {
         use std::sync::atomic::Ordering::Relaxed;
+        let index = self.conns.len();
+        let addr = self.addrs[index % self.addrs.len()];
         let socket = socket2::Socket::new(
-            socket2::Domain::for_address(self.addr),
+            socket2::Domain::for_address(addr),
             socket2::Type::STREAM,
             None,
         )
@@ -151,21 +154,20 @@ impl Driver {
         if let Some(bytes) = self.receive_buffer_bytes {
             socket.set_recv_buffer_size(bytes)?;
         }
-        if self.addr.ip().is_loopback() && self.addr.is_ipv4() {
+        if addr.ip().is_loopback() && addr.is_ipv4() {
             let made = CONNS_MADE.fetch_add(1, Relaxed);
             let host = 2 + (made / CONNS_PER_SOURCE) % 200;
             let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host as u8), 0));
             socket.bind(&source.into())?;
         }
-        match socket.connect(&self.addr.into()) {
+        match socket.connect(&addr.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(115) => {}
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot connect to {}", self.addr));
+                return Err(error).with_context(|| format!("cannot connect to {addr}"));
             }
         }
         let mut stream = TcpStream::from_std(socket.into());
-        let index = self.conns.len();
         self.poll.registry().register(
             &mut stream,
             Token(index),
@@ -174,7 +176,7 @@ impl Driver {
         let (phase, out) = match begin {
             Begin::WebSocket(path) => (
                 Phase::Upgrading,
-                frame::upgrade_request(&self.addr.to_string(), path),
+                frame::upgrade_request(&addr.to_string(), path),
             ),
             Begin::Plain => (Phase::Plain, Vec::new()),
         };

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::driver::{Begin, Driver};
+use crate::histogram::Histogram;
 use crate::process;
 use crate::report::{progress, progress_done, short};
 use crate::target::Target;
@@ -67,6 +68,8 @@ pub struct Outcome {
     /// Everything was delivered to everyone (and acked).
     pub complete: bool,
     pub faults: Faults,
+    /// By the pod of the receiver.
+    pub delivery_by_pod: Vec<Histogram>,
     latency: Value,
 }
 
@@ -90,7 +93,7 @@ impl Group {
             .collect();
         let watch = Watch::new(target, rooms, shape.members, shape.bytes);
         let mut group = Self {
-            driver: Driver::new(target.addr)?,
+            driver: Driver::new(&target.addrs)?,
             watch,
             shape,
             pid,
@@ -286,6 +289,7 @@ impl Group {
             took: Duration::from_nanos(watch.last_delivery_at.saturating_sub(start)),
             cut,
             complete,
+            delivery_by_pod: std::mem::take(&mut watch.delivery_by_pod),
             latency: json!({"delivery": watch.delivery.json(), "ack": watch.ack.json()}),
             faults: std::mem::take(&mut watch.faults),
         }

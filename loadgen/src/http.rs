@@ -37,7 +37,7 @@ pub struct Outcome {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(target: &Target, plan: &Plan, pid: Option<u32>) -> Result<Outcome> {
-    let mut driver = Driver::new(target.addr)?;
+    let mut driver = Driver::new(&target.addrs)?;
     let mut client = Client {
         waiting: VecDeque::new(),
         busy: vec![None; plan.connections],
@@ -123,7 +123,7 @@ fn request(target: &Target, plan: &Plan, random: &mut Generator) -> Vec<u8> {
         .path
         .replace("{n}", &number.to_string())
         .replace("{word}", &word);
-    let (host, user) = (target.addr, &plan.user);
+    let (host, user) = (target.addrs[0], &plan.user);
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nx-darda-user: {user}\r\nAccept: application/json\r\n\r\n").into_bytes()
 }
 

@@ -52,7 +52,7 @@ pub fn run(target: &Target, connections: usize, members: usize, pid: u32) -> Res
             process::tcp_kib()?,
         );
         let mut group = Group {
-            driver: Driver::new(target.addr)?,
+            driver: Driver::new(&target.addrs)?,
             watch: Watch::new(target, rooms.clone(), members, shape.bytes),
             shape,
             pid: Some(pid),

@@ -6,6 +6,7 @@
 
 mod acks;
 mod bench;
+mod bench_cluster;
 mod disk;
 mod driver;
 mod fanout;
@@ -196,6 +197,8 @@ enum Command {
     },
     /// Everything, beside the reference programs and the floor, with a table at the end.
     Bench(bench::Options),
+    /// The cluster family: starts its servers and programs, drives them, and says what each of them used.
+    BenchCluster(bench_cluster::Options),
     /// How long a bare `fdatasync` takes.
     Disk {
         #[arg(long, default_value = ".")]
@@ -304,7 +307,7 @@ fn run(cli: Cli) -> Result<bool> {
             messages,
             window,
         } => {
-            let plan = acks::Plan::fill(room, user, messages, window);
+            let plan = acks::Plan::fill(vec![room], user, messages, window);
             let outcome = acks::run(&common.target()?, &plan, common.pid, false)?;
             common.publish(outcome.report(format!("{messages} messages into {}", plan.rooms[0])))
         }
@@ -371,6 +374,7 @@ fn run(cli: Cli) -> Result<bool> {
             common.publish(stalled::run(&common.target()?, plan, common.process()?)?.report())
         }
         Command::Bench(options) => bench::run(&options),
+        Command::BenchCluster(options) => bench_cluster::run(&options),
         Command::Disk { folder, secs } => {
             let latency = disk::run(&folder, Duration::try_from_secs_f64(secs)?)?;
             disk::report(&folder, &latency).publish(None)

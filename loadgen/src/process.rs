@@ -12,6 +12,26 @@ pub fn cpu_us(pid: u32) -> Result<u64> {
     parse_cpu_us(&stat).with_context(|| format!("/proc/{pid}/stat has an unknown form"))
 }
 
+/// The same of a process group, which its leader's number names. Those that have ended are not in it any more.
+pub fn group_cpu_us(leader: u32) -> Result<u64> {
+    let mut used = 0;
+    for entry in fs::read_dir("/proc")? {
+        // A process may end at any moment.
+        let Ok(stat) = fs::read_to_string(entry?.path().join("stat")) else {
+            continue;
+        };
+        if parse_group(&stat) == Some(leader) {
+            used += parse_cpu_us(&stat).unwrap_or(0);
+        }
+    }
+    Ok(used)
+}
+
+fn parse_group(stat: &str) -> Option<u32> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.nth(2)?.parse().ok()
+}
+
 fn parse_cpu_us(stat: &str) -> Option<u64> {
     // The name may hold spaces and parentheses; what follows the last one is fields 3 and on.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
@@ -98,6 +118,7 @@ mod tests {
         let stat = "12 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 3 0 99";
         assert_eq!(parse_cpu_us(stat), Some(1_750_000));
         assert_eq!(parse_cpu_us("12 (a) S 1"), None);
+        assert_eq!(parse_group(stat), Some(2));
     }
 
     #[test]

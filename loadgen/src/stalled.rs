@@ -41,7 +41,7 @@ pub fn run(target: &Target, plan: Plan, pid: u32) -> Result<Outcome> {
     let rooms = vec![format!("{name}-0")];
     let group = |members: usize| -> Result<Group> {
         Ok(Group {
-            driver: Driver::new(target.addr)?,
+            driver: Driver::new(&target.addrs)?,
             watch: Watch::new(target, rooms.clone(), members, plan.bytes),
             shape: Shape {
                 rooms: 1,

@@ -56,7 +56,7 @@ pub fn run(target: &Target, plan: Plan, pid: Option<u32>) -> Result<Outcome> {
         .collect();
     let group = |members: usize, senders: usize| -> Result<Group> {
         Ok(Group {
-            driver: Driver::new(target.addr)?,
+            driver: Driver::new(&target.addrs)?,
             watch: Watch::new(target, rooms.clone(), members, bytes),
             shape: Shape {
                 rooms: room_count,

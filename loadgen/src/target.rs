@@ -22,7 +22,8 @@ pub enum Protocol {
 #[derive(Clone, Debug)]
 pub struct Target {
     pub protocol: Protocol,
-    pub addr: SocketAddr,
+    /// One for each pod: connections take them in turn.
+    pub addrs: Vec<SocketAddr>,
     /// Bytes added to every message of the echo protocol, so that a frame is as long as another target's.
     pub pad_bytes: usize,
 }
@@ -43,7 +44,7 @@ impl Target {
             .with_context(|| format!("'{host}' has no address"))?;
         Ok(Self {
             protocol,
-            addr,
+            addrs: vec![addr],
             pad_bytes: 0,
         })
     }

@@ -43,6 +43,8 @@ pub struct Watch {
     /// Per room, what was sent in this run.
     pub sent: Vec<Sent>,
     pub delivery: Histogram,
+    /// The same by the pod of the member, in the order of the target's addresses.
+    pub delivery_by_pod: Vec<Histogram>,
     pub ack: Histogram,
     /// Deliveries of this run.
     pub delivered: u64,
@@ -110,6 +112,7 @@ impl Watch {
             window: 0..0,
             dues: Vec::new(),
             delivery: Histogram::default(),
+            delivery_by_pod: Vec::new(),
             ack: Histogram::default(),
             delivered: 0,
             delivered_bytes: 0,
@@ -130,6 +133,10 @@ impl Watch {
         self.dues.clear();
         self.sent.fill(Sent::default());
         self.delivery = Histogram::default();
+        let pods = self.target.addrs.len();
+        self.delivery_by_pod = std::iter::repeat_with(Histogram::default)
+            .take(pods)
+            .collect();
         self.ack = Histogram::default();
         (
             self.delivered,
@@ -218,6 +225,8 @@ impl Watch {
         let latency = now.saturating_sub(stamp.due);
         if self.window.contains(&stamp.due) {
             self.delivery.record(latency);
+            let pods = self.delivery_by_pod.len();
+            self.delivery_by_pod[conn % pods].record(latency);
         }
         self.slowest = self.slowest.max(latency);
         self.last_delivery_at = now;
