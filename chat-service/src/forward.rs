@@ -31,7 +31,7 @@ use crate::metrics::{ForwardLabels, Metrics};
 pub const VARIABLES: &[Variable] = &[Variable {
     name: "DARDA_HISTORY_URL",
     default: "",
-    meaning: "Where history-service is, such as http://history:8080: it then answers history, search, inbox and export. When not set, chat-service answers them itself.",
+    meaning: "Where history-service is, such as http://history:8080: it then answers history, search, inbox, export and traces. When not set, chat-service answers them itself.",
 }];
 
 /// How long history-service may take to begin its answer.
@@ -106,7 +106,8 @@ impl Forward {
             )
             .service(resource("/v1/rooms/{id}/export").get(export))
             .service(resource("/v1/search").get(page))
-            .service(resource("/v1/inbox").get(page));
+            .service(resource("/v1/inbox").get(page))
+            .service(resource("/v1/trace/{id}").get(page));
     }
 
     fn came(&self) {

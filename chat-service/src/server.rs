@@ -57,6 +57,7 @@ pub async fn run(
     let metrics = Metrics::new(service.program, env!("CARGO_PKG_VERSION"));
     let readiness = service.backends.readiness();
     let health = Arc::clone(&service.backends.health);
+    health.register(&metrics);
     // Operators see the drain, so their server ends last.
     let admin_shutdown = CancellationToken::new();
     let operators = tokio::spawn({

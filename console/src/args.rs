@@ -3,7 +3,7 @@
 use clap::error::ErrorKind;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use client::Address;
-use protocol::{RoomId, Seq, UserId};
+use protocol::{MessageId, RoomId, Seq, UserId};
 
 const AFTER_HELP: &str = "\
 A room is named by its id, and the direct room with a user by @user.
@@ -14,6 +14,7 @@ Examples:
   make 2>&1 | darda --user ci send builds     send one message per line
   darda --user alice tail general --json      follow a room, one JSON event per line
   darda --user alice history @bob --limit 200 read back
+  darda --user alice trace 0193f7c2-6b1e-7d3a-8f10-2b9c1d4e5f60   what became of a message
 
 DARDA_URL and DARDA_USER save typing --url and --user.
 The exit code is 0 when all went well, 1 when something was refused, failed or was not sent, 2 for a mistake on the
@@ -52,6 +53,8 @@ pub enum Command {
     History(History),
     /// List the rooms you can see
     Rooms(Rooms),
+    /// Show what became of a message: who kept it when, and who has it
+    Trace(Trace),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -117,6 +120,24 @@ pub struct Rooms {
     #[arg(long)]
     pub mine: bool,
     /// One JSON object per room
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+The id is the one that the sender gave the message: send --json prints it, and tail --json and history --json have it.
+The steps are appended (it has its place in the room), published (handed to the broker), confirmed (kept for good, at the
+latest at this time), relayed (to the processes that have readers in the room now), persisted (stored where it stays),
+received and read (by the other members). A server without a broker has the first, the fifth and the last two. Processes are
+named as their metric chat_pod_info names them.")]
+pub struct Trace {
+    /// Id of the message, a UUID
+    pub id: MessageId,
+    /// Only in this room: room id, or @user. Without it: in all rooms you are a member of
+    #[arg(long)]
+    pub room: Option<Target>,
+    /// One JSON object per message
     #[arg(long)]
     pub json: bool,
 }

@@ -10,6 +10,7 @@ mod rooms;
 mod send;
 mod tail;
 mod text;
+mod trace;
 
 use std::io;
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::History(history) => history::run(&account, &history),
         Command::Rooms(rooms) => rooms::run(&account, &rooms),
+        Command::Trace(trace) => trace::run(&account, &trace),
         Command::Chat(chat) => wait_for(chat::run(account, chat)),
         Command::Tail(tail) => wait_for(tail::run(account, tail)),
         Command::Send(send) => wait_for(send::run(account, send)),

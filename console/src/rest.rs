@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use protocol::{RoomId, Seq};
+use protocol::{MessageId, RoomId, Seq};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -180,6 +180,20 @@ impl Rest {
             }
         }
         Ok(pages.into_iter().rev().flatten().collect())
+    }
+
+    /// The ways of what has this id.
+    ///
+    /// # Errors
+    /// When the server is away or refuses, also because there is no such message.
+    pub fn trace(&self, id: MessageId, room: Option<&RoomId>) -> anyhow::Result<Vec<Value>> {
+        #[derive(Deserialize)]
+        struct Trace {
+            items: Vec<Value>,
+        }
+        let query = room.map_or(String::new(), |room| format!("?room={room}"));
+        let trace: Trace = self.get(&format!("/v1/trace/{id}{query}"))?;
+        Ok(trace.items)
     }
 
     /// All rooms the user can see.

@@ -11,6 +11,7 @@ mod messages;
 mod scan;
 mod search;
 mod serve;
+mod trace;
 mod view;
 
 use actix_web::web;
@@ -45,7 +46,8 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
         )
         .service(web::resource("/v1/rooms/{id}/export").get(export::read))
         .service(web::resource("/v1/search").get(search::read))
-        .service(web::resource("/v1/inbox").get(inbox::read));
+        .service(web::resource("/v1/inbox").get(inbox::read))
+        .service(web::resource("/v1/trace/{id}").get(trace::read));
 }
 
 /// The description of the paths of [`configure`].
@@ -53,7 +55,14 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     #[derive(utoipa::OpenApi)]
     #[openapi(
-        paths(events::read, messages::read, export::read, search::read, inbox::read),
+        paths(
+            events::read,
+            messages::read,
+            export::read,
+            search::read,
+            inbox::read,
+            trace::read
+        ),
         tags((name = "history", description = "What was written."))
     )]
     struct Api;

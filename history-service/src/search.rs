@@ -135,7 +135,8 @@ pub async fn read(
     Ok(rest::ok(&Page { items, next }))
 }
 
-async fn rooms_of(backends: &Backends, user: &UserId) -> Result<Vec<RoomId>, Refusal> {
+/// The rooms of a user, the first of them where there are very many.
+pub async fn rooms_of(backends: &Backends, user: &UserId) -> Result<Vec<RoomId>, Refusal> {
     let mut rooms: Vec<RoomId> = Vec::new();
     loop {
         let filter = RoomFilter {

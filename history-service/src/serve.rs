@@ -29,6 +29,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let readiness = backends.readiness();
     let metrics = Metrics::new("history-service", env!("CARGO_PKG_VERSION"));
+    backends.health.register(&metrics);
     let server = server(backends, listener, readiness.clone())?;
     let handle = server.handle();
     let admin_shutdown = CancellationToken::new();

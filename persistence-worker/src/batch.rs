@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use backend::cluster::envelope::{self, Broken};
+use backend::cluster::envelope::{self, Broken, Origin};
 use backend::cluster::parked::REPLAY_HEADER;
+use backend::cluster::store::Delivered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{Acker, Consumer};
 
@@ -24,6 +25,8 @@ const GATHER_WITHIN: Duration = Duration::from_millis(20);
 pub struct Batch {
     /// In the order of the queue.
     pub events: Vec<Event>,
+    /// How each of them came here.
+    pub deliveries: Vec<Delivered>,
     /// Lines that are no events.
     pub broken: Vec<Broken>,
     /// Events that a person sent again.
@@ -81,10 +84,17 @@ impl Batch {
             .headers()
             .as_ref()
             .is_some_and(|headers| headers.contains_key(REPLAY_HEADER));
+        let delivered = Delivered {
+            origin: Origin::of(&delivery.properties),
+            at: Timestamp::now(),
+        };
         for line in envelope::decode(&delivery.data) {
             match line {
                 Ok(event) if is_again => self.again.push(event),
-                Ok(event) => self.events.push(event),
+                Ok(event) => {
+                    self.events.push(event);
+                    self.deliveries.push(delivered.clone());
+                }
                 Err(broken) => self.broken.push(broken),
             }
         }

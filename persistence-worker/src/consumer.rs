@@ -35,6 +35,7 @@ pub async fn serve(worker: Arc<Worker>) {
         let why = match tokio::time::timeout(READY_WITHIN, open(&worker)).await {
             Ok(Ok(connection)) => {
                 worker.broker.set(None);
+                worker.metrics.connections.inc();
                 info!("connected to RabbitMQ");
                 backoff.reset();
                 let connection = Arc::new(connection);

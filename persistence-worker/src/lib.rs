@@ -12,17 +12,22 @@ pub mod parked;
 mod work;
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use backend::Error;
 use backend::cluster::backoff::Backoff;
+use backend::cluster::breaker::Breaker;
+use backend::cluster::metrics::OfWorker;
 use backend::cluster::parked::Lot;
+use backend::cluster::relay::PodId;
 use backend::cluster::settings::Endpoint;
 use backend::cluster::topology::Topology;
-use backend::cluster::{Mongo, Redis, Store, migrations};
+use backend::cluster::{Mongo, Redis, Store, generation, migrations};
 use protocol::Timestamp;
+use runtime::health::Check;
 use runtime::{Readiness, admin};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -34,12 +39,17 @@ use metrics::{InHand, Metrics};
 /// How often rooms are looked for whose removal was broken off, and how many are finished at once.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 const PURGE_MAX: usize = 100;
+/// A sign of life takes no longer.
+const SIGN_WITHIN: Duration = Duration::from_millis(1500);
 const LAG_EVERY: Duration = Duration::from_secs(1);
+const GENERATION_EVERY: Duration = Duration::from_secs(3);
 const MIGRATE_PAUSE_MIN: Duration = Duration::from_millis(200);
 const MIGRATE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What the tasks share.
 struct Worker {
+    /// What this process is called.
+    name: Arc<str>,
     store: Store,
     rabbitmq: Endpoint,
     topology: Topology,
@@ -84,6 +94,16 @@ pub async fn run(
     let readiness = readiness(&mongo, &redis, &broker);
     let metrics = runtime::Metrics::new("persistence-worker", env!("CARGO_PKG_VERSION"));
     let own_metrics = Metrics::register(&metrics);
+    let generation = Arc::new(AtomicU64::new(0));
+    let name: Arc<str> = PodId::generate().name().into();
+    info!(pod = &*name, "this process");
+    let of_servers = OfWorker {
+        name: Arc::clone(&name),
+        redis: redis.clone(),
+        mongo: mongo.clone(),
+        generation: Arc::clone(&generation),
+    };
+    metrics.register(|registry| registry.register_collector(Box::new(of_servers)));
     let admin_shutdown = CancellationToken::new();
     let operators = admin::serve(
         admin_listener,
@@ -100,8 +120,11 @@ pub async fn run(
     let drain = config.drain;
     let work = async {
         let store = Store::new(mongo.clone());
-        let (marks, keeper) = Marks::new(store.clone(), redis);
+        let looking = look_at_generation(redis.clone(), generation);
+        let raised = own_metrics.marks.clone();
+        let (marks, keeper) = Marks::new(store.clone(), redis, raised);
         let worker = Worker {
+            name,
             rabbitmq: config.settings.rabbitmq.clone(),
             topology: Topology::new(&config.settings),
             lot: Lot::new(&config.settings.broker()),
@@ -121,6 +144,7 @@ pub async fn run(
         };
         let ended = tokio::select! {
             ended = serve(&mongo, worker, keeper) => ended,
+            () = looking => Ok(()),
             () = leaving => {
                 warn!("not all that was in hand is stored; it goes back to its queue");
                 Ok(())
@@ -181,22 +205,40 @@ async fn migrate(mongo: &Mongo, shutdown: &CancellationToken) -> anyhow::Result<
     }
 }
 
+/// For the metrics alone: what is stored says itself which generation it is of. Never ends.
+async fn look_at_generation(redis: Redis, known: Arc<AtomicU64>) {
+    let mut tick = tokio::time::interval(GENERATION_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match generation::in_redis(&redis).await {
+            Ok(generation) => {
+                known.fetch_max(generation.unwrap_or(0), Ordering::Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "Redis does not say its generation"),
+        }
+    }
+}
+
 fn readiness(mongo: &Mongo, redis: &Redis, broker: &Arc<Trouble>) -> Readiness {
     let readiness = Readiness::new();
-    let mongo = mongo.clone();
-    readiness.check("mongodb", move || {
-        let mongo = mongo.clone();
-        async move { mongo.trouble().await.map_or(Ok(()), Err) }
-    });
-    let redis = redis.clone();
-    readiness.check("redis", move || {
-        let redis = redis.clone();
-        async move { redis.trouble().await.map_or(Ok(()), Err) }
-    });
-    let broker = Arc::clone(broker);
-    readiness.check("rabbitmq", move || {
-        let trouble = broker.get();
-        async move { trouble.map_or(Ok(()), Err) }
+    let (mongo, redis, broker) = (mongo.clone(), redis.clone(), Arc::clone(broker));
+    readiness.checks("servers", move || {
+        let (mongo, redis, broker) = (mongo.clone(), redis.clone(), Arc::clone(&broker));
+        async move {
+            let (mongo_trouble, redis_trouble) = tokio::join!(
+                mongo.breaker().hear(SIGN_WITHIN, mongo.trouble()),
+                redis.breaker().hear(SIGN_WITHIN, redis.trouble()),
+            );
+            let behind = |breaker: &Breaker, trouble| {
+                Check::new(breaker.name(), trouble).with_breaker(Some(breaker.state_of_calls()))
+            };
+            vec![
+                behind(mongo.breaker(), mongo_trouble),
+                behind(redis.breaker(), redis_trouble),
+                Check::new("rabbitmq", broker.get()),
+            ]
+        }
     });
     readiness
 }

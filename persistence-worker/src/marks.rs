@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use backend::cluster::{Redis, Store, persisted};
 use backend::{Error, Result};
+use prometheus_client::metrics::counter::Counter;
 use protocol::{RoomId, Seq};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -46,7 +47,7 @@ pub struct Marks(mpsc::Sender<Vec<Link>>);
 
 impl Marks {
     /// The handle, and the work to be run beside the storing. It ends when the last handle is gone.
-    pub fn new(store: Store, redis: Redis) -> (Self, impl Future<Output = ()>) {
+    pub fn new(store: Store, redis: Redis, raised: Counter) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let keeper = Keeper {
             store,
@@ -54,6 +55,7 @@ impl Marks {
             rooms: HashMap::new(),
             walk_at: Instant::now(),
             is_away: false,
+            raised,
         };
         (Self(sender), keeper.run(receiver))
     }
@@ -75,6 +77,8 @@ struct Keeper {
     walk_at: Instant,
     /// Whether the last call failed.
     is_away: bool,
+    /// How many marks were raised.
+    raised: Counter,
 }
 
 struct Room {
@@ -175,6 +179,7 @@ impl Keeper {
                 .map(|(id, room)| (id.clone(), room.chain.end()))
                 .collect();
             persisted::raise(&self.redis, &marks).await?;
+            self.raised.inc_by(marks.len() as u64);
             for (id, mark) in marks {
                 if let Some(room) = self.rooms.get_mut(&id) {
                     room.raised = mark;
@@ -244,6 +249,7 @@ impl Keeper {
                 }
                 if end > mark {
                     persisted::raise(&self.redis, &[(id, end)]).await?;
+                    self.raised.inc();
                 }
             }
             if next == 0 {

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub batch_seconds: Histogram,
     pub parked: Counter,
     pub violations: Counter,
+    pub connections: Counter,
+    pub marks: Counter,
     pub lag: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
@@ -30,6 +32,8 @@ impl Metrics {
             batch_seconds: Histogram::new(SECONDS),
             parked: Counter::default(),
             violations: Counter::default(),
+            connections: Counter::default(),
+            marks: Counter::default(),
             lag: Gauge::default(),
         };
         metrics.register(|registry| {
@@ -57,6 +61,16 @@ impl Metrics {
                 "chat_log_violations",
                 "Contradictions found in a log; must stay 0",
                 this.violations.clone(),
+            );
+            registry.register(
+                "chat_persist_connections",
+                "Connections to the broker that were made",
+                this.connections.clone(),
+            );
+            registry.register(
+                "chat_persist_marks",
+                "Times a room's mark was raised in Redis, below which Redis may forget",
+                this.marks.clone(),
             );
         });
         this

@@ -61,7 +61,11 @@ impl Work {
         while self.stored < self.batch.events.len() {
             let end = (self.stored + EVENTS_MAX).min(self.batch.events.len());
             let chunk = &self.batch.events[self.stored..end];
-            let inserted = worker.store.insert(chunk).await?;
+            let deliveries = &self.batch.deliveries[self.stored..end];
+            let inserted = worker
+                .store
+                .insert_delivered(chunk, &worker.name, deliveries)
+                .await?;
             self.links.extend(links(chunk, &inserted));
             self.stored = end;
             self.judge(worker, inserted);

@@ -17,6 +17,7 @@ from schemathesis import GenerationMode
 URL = os.environ["DARDA_URL"]
 USER = "alice"
 ROOMS = ["general", "random", "lobby"]
+MESSAGES = []
 WORDS = ["an apple", "two apples", "apple pie"]
 UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
@@ -39,6 +40,7 @@ def furnish():
         for words in WORDS:
             message = {"id": str(uuid.uuid4()), "text": words}
             call("POST", f"/v1/rooms/{room}/messages", message)
+            MESSAGES.append(message["id"])
         call("PUT", f"/v1/rooms/{room}/members/me", user="bob")
 
 
@@ -70,6 +72,10 @@ def before_call(context, case, kwargs):
         # Ids that look made by a server come from an answer before.
         if not UUID.match(str(case.path_parameters["id"])):
             case.path_parameters["id"] = ROOMS[0]
+    if path == "/v1/trace/{id}":
+        case.path_parameters["id"] = MESSAGES[0]
+        if case.query and "room" in case.query:
+            case.query["room"] = ROOMS[0]
     if isinstance(case.body, dict) and path == "/v1/rooms/{id}/messages":
         case.body.pop("reply_to", None)
     if isinstance(case.body, dict) and case.body.get("kind") == "private":

@@ -48,6 +48,47 @@ fn what_is_sent_is_in_the_history() {
 }
 
 #[test]
+fn a_message_is_traced_by_its_id() {
+    let (folder, server) = world();
+    let darda = |user: &str| darda(&server.url(), user, folder.path());
+    let ack = output(darda("alice").args(["send", "general", "hello", "--json"]));
+    let ack: Value = serde_json::from_str(&ack).unwrap();
+    let id = ack["id"].as_str().unwrap();
+    output(darda("bob").args(["send", "general", "hi"]));
+
+    let shown = output(darda("bob").args(["trace", id]));
+    let lines: Vec<&str> = shown.lines().collect();
+    let head = format!("message {} in general of alice", ack["seq"]);
+    assert_eq!(lines[0], head, "{shown}");
+    let names: Vec<&str> = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(names, ["appended", "persisted", "received", "read"]);
+    assert!(lines[1].ends_with('Z'), "{shown}");
+    assert!(lines[2].ends_with("yes"), "{shown}");
+    assert!(lines[3].contains("of 1"), "{shown}");
+
+    let one = output(darda("bob").args(["trace", id, "--room", "general", "--json"]));
+    let one: Value = serde_json::from_str(&one).unwrap();
+    assert_eq!((&one["id"], &one["seq"]), (&ack["id"], &ack["seq"]));
+
+    let complaint = |command: &mut std::process::Command, code: i32| {
+        let output = run(command, "");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let unknown = "0193f7c2-6b1e-7d3a-8f10-2b9c1d4e5f60";
+    let nothing = complaint(darda("bob").args(["trace", unknown]), 1);
+    assert_eq!(nothing, "darda: no such message (not_found)\n");
+    let stranger = complaint(darda("mallory").args(["trace", id]), 1);
+    assert_eq!(stranger, nothing);
+    let room = complaint(darda("mallory").args(["trace", id, "--room", "general"]), 1);
+    assert_eq!(room, "darda: no such room (not_found)\n");
+    complaint(darda("bob").args(["trace", "hello"]), 2);
+}
+
+#[test]
 fn lines_of_a_pipe_arrive_in_order_also_above_the_rate_limit() {
     let (folder, server) = world();
     let darda = || darda(&server.url(), "ci", folder.path());

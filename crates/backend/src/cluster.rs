@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod generation;
 mod health;
 mod log;
+pub mod metrics;
 pub mod migrations;
 pub mod mongo;
 pub mod parked;
@@ -71,11 +72,12 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     let core = log::Core::new(
         redis.clone(),
         Store::new(mongo.clone()),
-        generations,
+        Arc::clone(&generations),
         relay.clone(),
         Arc::clone(&sequencer),
         settings.clone(),
     );
+    tracing::info!(pod = relay.pod().name(), "this process");
     sequencer.connect(Arc::downgrade(&core), relay.clone());
     let directory = MongoDirectory::new(mongo.clone());
     let (outcomes, judged) = mpsc::unbounded_channel();
@@ -83,11 +85,15 @@ pub async fn open(settings: Settings) -> Result<Backends> {
         // The log lives as long as the publisher; at the very end nobody waits.
         let _ = outcomes.send((generation, placed, outcome));
     });
-    let publisher = Publisher::start(settings, judge, shutdown.clone());
+    let publisher = Publisher::start(settings, relay.pod(), judge, shutdown.clone());
     core.start(publisher.clone(), judged, forget_what_changed(&directory));
     relay.start(Arc::new(Hearing(Arc::clone(&sequencer))));
     tokio::spawn(sweep(sequencer, relay.clone(), shutdown.clone()));
-    tokio::spawn(look_at_redis(redis.clone(), shutdown.clone()));
+    tokio::spawn(look_at_redis(
+        redis.clone(),
+        Arc::clone(&generations),
+        shutdown.clone(),
+    ));
     let presence = ClusterPresence::start(redis.clone(), relay.clone());
     Ok(Backends {
         log: Arc::new(log::ClusterLog(Arc::clone(&core))),
@@ -101,6 +107,7 @@ pub async fn open(settings: Settings) -> Result<Backends> {
             publisher,
             relay,
             presence,
+            generations,
             core,
             shutdown,
         }),
@@ -144,13 +151,14 @@ async fn prepare(mongo: Mongo, migrated: watch::Sender<bool>, shutdown: Cancella
 /// How often it is asked whether Redis is still the same.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(3);
 
-async fn look_at_redis(redis: Redis, shutdown: CancellationToken) {
+async fn look_at_redis(redis: Redis, generations: Arc<Generations>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = redis.look_again().await {
+        let looked = redis.look_again().await;
+        if let Err(error) = looked.and(generations.look().await) {
             tracing::debug!(%error, "Redis does not say who it is");
         }
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtime::Readiness;
-use runtime::health::Check;
+use runtime::health::{Breaker, Check};
 
 pub use config::{CLUSTER_VARIABLES, Config, VARIABLES};
 pub use directory::Directory;
@@ -51,7 +51,10 @@ impl Backends {
             async move {
                 let dependencies = health.check().await.into_iter();
                 dependencies
-                    .map(|dependency| Check::new(dependency.name, dependency.trouble))
+                    .map(|dependency| {
+                        Check::new(dependency.name, dependency.trouble)
+                            .with_breaker(dependency.breaker)
+                    })
                     .collect()
             }
         });
@@ -65,6 +68,9 @@ pub trait Health: Send + Sync {
     /// Asks every dependency for a sign of life; answers within a second.
     async fn check(&self) -> Vec<Dependency>;
 
+    /// Adds what the family counts to the metrics of the process. Called once.
+    fn register(&self, _metrics: &runtime::Metrics) {}
+
     /// Ends background work and closes files; what was acknowledged is on disk when this returns. Calls made later
     /// answer [`Error::Unavailable`].
     async fn close(&self);
@@ -76,6 +82,8 @@ pub struct Dependency {
     pub name: &'static str,
     /// `None` when it works, else what is wrong.
     pub trouble: Option<String>,
+    /// What becomes of calls to it, where a breaker stands before it.
+    pub breaker: Option<Breaker>,
 }
 
 /// Opens the configured family.

@@ -36,6 +36,57 @@ pub struct Page {
     pub head: Seq,
 }
 
+/// A step of an event on its way to everybody, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It has its place in the room's log.
+    Appended,
+    /// It was handed to the broker.
+    Published,
+    /// It is in the log for good.
+    Confirmed,
+    /// Other processes were told.
+    Relayed,
+    /// It is where it stays for ever.
+    Persisted,
+}
+
+/// What is known of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub step: Step,
+    /// Whether it is known to be done.
+    pub is_done: bool,
+    /// When; for [`Step::Confirmed`] the latest time at which it was.
+    pub at: Option<Timestamp>,
+    /// The process that did it.
+    pub by: Option<String>,
+    /// For [`Step::Relayed`]: the processes that have readers in the room now.
+    pub pods: Vec<String>,
+}
+
+impl Passed {
+    pub(crate) fn new(step: Step, is_done: bool) -> Self {
+        Self {
+            step,
+            is_done,
+            at: None,
+            by: None,
+            pods: Vec::new(),
+        }
+    }
+}
+
+/// How far an event has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub event: Arc<Event>,
+    /// Whether readers may have it: before that only its sender may know.
+    pub is_safe: bool,
+    /// Those that the family has, in their order.
+    pub steps: Vec<Passed>,
+}
+
 /// The logs of all rooms.
 ///
 /// **Durable when it returns**: an event whose `append` returned survives the crash of any process and machine the
@@ -86,6 +137,10 @@ pub trait Log: Send + Sync {
 
     /// How many messages of others stand after `after`, counted up to `most`.
     async fn unread(&self, room: &RoomId, user: &UserId, after: Seq, most: u64) -> Result<u64>;
+
+    /// The ways of the events with this id in these rooms: one for each sender and room. For people who look for what
+    /// became of a message; what is not kept for another reason is not kept for this.
+    async fn ways(&self, id: MessageId, rooms: &[RoomId]) -> Result<Vec<Way>>;
 
     /// Removes a room's events for good. The room's id is never used again.
     async fn forget(&self, room: &RoomId) -> Result<()>;

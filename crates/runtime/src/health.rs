@@ -57,6 +57,19 @@ pub struct Check {
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Of what is called through a breaker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
+}
+
+/// What becomes of calls to a dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Breaker {
+    /// They are made.
+    Closed,
+    /// They are refused at once, but for one now and then that finds out whether it is back.
+    Open,
 }
 
 impl Check {
@@ -66,7 +79,14 @@ impl Check {
             name: name.into(),
             ok: trouble.is_none(),
             detail: trouble,
+            breaker: None,
         }
+    }
+
+    /// Adds the state of its breaker, where it has one.
+    #[must_use]
+    pub fn with_breaker(self, breaker: Option<Breaker>) -> Self {
+        Self { breaker, ..self }
     }
 }
 
@@ -175,14 +195,15 @@ mod tests {
         assert_eq!(readiness.report().await.status, State::Ready);
         readiness.check("disk", || async { Ok(()) });
         readiness.checks("stores", || async {
-            vec![Check::new("redis", Some("away".to_owned()))]
+            let redis = Check::new("redis", Some("away".to_owned()));
+            vec![redis.with_breaker(Some(Breaker::Open))]
         });
         let report = serde_json::to_value(readiness.report().await).unwrap();
         assert_eq!(
             report,
             serde_json::json!({"status": "unready", "checks": [
                 {"name": "disk", "ok": true},
-                {"name": "redis", "ok": false, "detail": "away"},
+                {"name": "redis", "ok": false, "detail": "away", "breaker": "open"},
             ]})
         );
     }

@@ -8,3 +8,4 @@ mod inbox;
 mod messages;
 mod process;
 mod search;
+mod trace;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backend::log::{Append, Appended, Page};
+use backend::log::{Append, Appended, Page, Way};
 use backend::{Error, Log, Result};
 use chat_service::rooms::Rooms;
-use protocol::{Event, Role, RoomId, Seq, Timestamp, UserId};
+use protocol::{Event, MessageId, Role, RoomId, Seq, Timestamp, UserId};
 
 use super::Server;
 
@@ -43,6 +43,9 @@ impl Log for Cuttable {
     }
     async fn unread(&self, room: &RoomId, user: &UserId, after: Seq, most: u64) -> Result<u64> {
         self.log.unread(room, user, after, most).await
+    }
+    async fn ways(&self, id: MessageId, rooms: &[RoomId]) -> Result<Vec<Way>> {
+        self.log.ways(id, rooms).await
     }
     async fn forget(&self, room: &RoomId) -> Result<()> {
         self.log.forget(room).await

@@ -1,7 +1,10 @@
 //! A circuit breaker: after a failure, callers are refused at once until it is worth trying again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use runtime::health;
 
 use crate::{Error, Result};
 
@@ -19,6 +22,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(30);
 pub struct Breaker {
     name: &'static str,
     state: Mutex<State>,
+    /// How often it opened.
+    opened: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +41,7 @@ impl Breaker {
         Self {
             name,
             state: Mutex::default(),
+            opened: AtomicU64::new(0),
         }
     }
 
@@ -87,10 +93,28 @@ impl Breaker {
         state.failures = state.failures.saturating_add(1);
         if state.failures == FAILURES {
             tracing::warn!(dependency = self.name, why, "away");
+            self.opened.fetch_add(1, Ordering::Relaxed);
             state.pause = PAUSE_MIN;
             state.closed_until = Some(now + PAUSE_MIN);
         }
         state.last = Some((now, why));
+    }
+
+    /// Waits for a sign of life, which answers what is wrong. One that does not come in time is a failure like that of any
+    /// other call.
+    pub async fn hear(
+        &self,
+        within: Duration,
+        sign: impl Future<Output = Option<String>>,
+    ) -> Option<String> {
+        match tokio::time::timeout(within, sign).await {
+            Ok(trouble) => trouble,
+            Err(_) => {
+                let late = "no answer in time";
+                self.failed(late);
+                Some(late.to_owned())
+            }
+        }
     }
 
     /// What is wrong, as long as nothing has succeeded since.
@@ -105,6 +129,22 @@ impl Breaker {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state().closed_until.is_some()
+    }
+
+    /// The same as operators are told.
+    #[must_use]
+    pub fn state_of_calls(&self) -> health::Breaker {
+        if self.is_open() {
+            health::Breaker::Open
+        } else {
+            health::Breaker::Closed
+        }
+    }
+
+    /// How often callers began to be refused.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,9 +168,24 @@ mod tests {
         std::thread::sleep(PAUSE_MIN);
         breaker.admit().expect("one tries");
         breaker.admit().expect_err("the others wait");
+        assert_eq!(breaker.state_of_calls(), health::Breaker::Open);
         breaker.succeeded();
         breaker.admit().expect("closed");
         assert_eq!(breaker.trouble(), None);
+        assert_eq!(breaker.state_of_calls(), health::Breaker::Closed);
+        assert_eq!(breaker.opened(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signs_of_life_that_do_not_come_open_it_too() {
+        let breaker = Breaker::new("mongodb");
+        for _ in 0..FAILURES {
+            let sign = breaker.hear(Duration::from_secs(1), std::future::pending());
+            assert_eq!(sign.await.as_deref(), Some("no answer in time"));
+        }
+        assert!(breaker.is_open());
+        let sign = breaker.hear(Duration::from_secs(1), std::future::ready(None));
+        assert_eq!(sign.await, None);
     }
 
     #[test]

@@ -92,6 +92,18 @@ impl From<&Identity> for Ids {
 
 const ID: &str = "generation";
 
+fn key(redis: &Redis) -> String {
+    redis.key("generation")
+}
+
+/// The generation that Redis has; none when it is new or has lost it.
+///
+/// # Errors
+/// `Unavailable`.
+pub async fn in_redis(redis: &Redis) -> Result<Option<u64>> {
+    redis.query(::redis::cmd("GET").arg(key(redis))).await
+}
+
 impl Generations {
     #[must_use]
     pub fn new(redis: Redis, mongo: Mongo, settings: Settings) -> Self {
@@ -113,6 +125,17 @@ impl Generations {
         self.raised.load(Ordering::Relaxed)
     }
 
+    /// Looks which generation Redis has, for processes that append nothing.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn look(&self) -> Result<()> {
+        let generation = in_redis(&self.redis).await?;
+        self.last
+            .fetch_max(generation.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// The last generation that this process knew to be open.
     #[must_use]
     pub fn last(&self) -> u64 {
@@ -122,7 +145,7 @@ impl Generations {
     /// The key of the generation in Redis.
     #[must_use]
     pub fn key(&self) -> String {
-        self.redis.key("generation")
+        key(&self.redis)
     }
 
     /// The open generation; found out, or raised, when the connection to Redis is new or something did not fit.

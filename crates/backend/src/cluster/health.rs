@@ -6,7 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Breaker;
+use super::generation::Generations;
 use super::log::Core;
+use super::metrics::Figures;
 use super::presence::ClusterPresence;
 use super::publisher::Publisher;
 use super::relay::ClusterRelay;
@@ -24,6 +27,7 @@ pub(super) struct Family {
     pub publisher: Publisher,
     pub relay: ClusterRelay,
     pub presence: ClusterPresence,
+    pub generations: Arc<Generations>,
     pub core: Arc<Core>,
     pub shutdown: CancellationToken,
 }
@@ -32,17 +36,32 @@ pub(super) struct Family {
 impl Health for Family {
     async fn check(&self) -> Vec<Dependency> {
         let (redis, mongo) = tokio::join!(
-            tokio::time::timeout(SIGN_WITHIN, self.redis.trouble()),
-            tokio::time::timeout(SIGN_WITHIN, self.mongo.trouble()),
+            self.redis.breaker().hear(SIGN_WITHIN, self.redis.trouble()),
+            self.mongo.breaker().hear(SIGN_WITHIN, self.mongo.trouble()),
         );
-        let late = |_| Some("no answer in time".to_owned());
-        let dependency = |name, trouble| Dependency { name, trouble };
+        let dependency = |breaker: &Breaker, trouble| Dependency {
+            name: breaker.name(),
+            trouble,
+            breaker: Some(breaker.state_of_calls()),
+        };
         let broker = self.publisher.trouble().or_else(|| self.relay.trouble());
         vec![
-            dependency("redis", redis.unwrap_or_else(late)),
-            dependency("rabbitmq", broker),
-            dependency("mongodb", mongo.unwrap_or_else(late)),
+            dependency(self.redis.breaker(), redis),
+            dependency(self.publisher.breaker(), broker),
+            dependency(self.mongo.breaker(), mongo),
         ]
+    }
+
+    fn register(&self, metrics: &runtime::Metrics) {
+        let figures = Figures {
+            redis: self.redis.clone(),
+            mongo: self.mongo.clone(),
+            publisher: self.publisher.clone(),
+            relay: self.relay.clone(),
+            generations: Arc::clone(&self.generations),
+            core: Arc::clone(&self.core),
+        };
+        metrics.register(|registry| registry.register_collector(Box::new(figures)));
     }
 
     async fn close(&self) {

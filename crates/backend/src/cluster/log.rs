@@ -6,6 +6,7 @@
 mod append;
 mod entry;
 mod read;
+mod ways;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use protocol::{Event, EventBody, RoomId, Seq, Timestamp, UserId};
+use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp, UserId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::generation::Generations;
@@ -23,7 +24,7 @@ use super::relay::ClusterRelay;
 use super::sequencer::Sequencer;
 use super::store::Store;
 use super::{Redis, Settings};
-use crate::log::{Append, Appended, Page};
+use crate::log::{Append, Appended, Page, Way};
 use crate::{Error, Log, Result};
 
 /// A caller who has no answer by now gets an error; repeating the act finds out what became of it.
@@ -339,6 +340,10 @@ impl Log for ClusterLog {
 
     async fn unread(&self, room: &RoomId, user: &UserId, after: Seq, most: u64) -> Result<u64> {
         self.0.unread(room, user, after.get(), most).await
+    }
+
+    async fn ways(&self, id: MessageId, rooms: &[RoomId]) -> Result<Vec<Way>> {
+        self.0.ways(id, rooms).await
     }
 
     async fn forget(&self, room: &RoomId) -> Result<()> {

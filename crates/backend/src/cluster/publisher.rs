@@ -16,12 +16,14 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
-use protocol::Event;
+use protocol::{Event, Timestamp};
 use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
+use super::envelope::Origin;
+use super::relay::PodId;
 use super::topology::{self, Topology};
 use super::{Settings, envelope};
 use crate::{Error, Result};
@@ -79,12 +81,42 @@ struct Shared {
     floor: AtomicU64,
     breaker: Breaker,
     drained: Notify,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    connections: AtomicU64,
+    envelopes: AtomicU64,
+    confirmed: AtomicU64,
+    unroutable: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What a publisher has done since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that were made.
+    pub connections: u64,
+    /// Envelopes that were sent, those sent again included.
+    pub envelopes: u64,
+    /// Events that the broker has for good.
+    pub confirmed: u64,
+    /// Events whose exchange was gone.
+    pub unroutable: u64,
+    /// Events for which a queue had no room.
+    pub refused: u64,
 }
 
 impl Publisher {
     /// Starts the publisher; it ends with the token, after what waits was confirmed or `CONFIRM_WITHIN` is over.
     #[must_use]
-    pub fn start(settings: Settings, judge: Judge, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        settings: Settings,
+        pod: &PodId,
+        judge: Judge,
+        shutdown: CancellationToken,
+    ) -> Self {
         // Bounded by `admit`, so that a push never waits.
         let (jobs, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -93,10 +125,12 @@ impl Publisher {
             floor: AtomicU64::new(0),
             breaker: Breaker::new("rabbitmq"),
             drained: Notify::new(),
+            counters: Counters::default(),
         });
         let run = Run {
             topology: Topology::new(&settings),
             settings,
+            pod: pod.name().into(),
             judge,
             shared: Arc::clone(&shared),
             jobs: receiver,
@@ -151,6 +185,30 @@ impl Publisher {
         self.shared.breaker.trouble()
     }
 
+    /// How the broker is, for callers.
+    #[must_use]
+    pub fn breaker(&self) -> &Breaker {
+        &self.shared.breaker
+    }
+
+    /// Whether the broker takes nothing because it is short of memory or disk.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.shared.blocked.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let counters = &self.shared.counters;
+        Counts {
+            connections: counters.connections.load(Ordering::Relaxed),
+            envelopes: counters.envelopes.load(Ordering::Relaxed),
+            confirmed: counters.confirmed.load(Ordering::Relaxed),
+            unroutable: counters.unroutable.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+        }
+    }
+
     /// Events that are not confirmed.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -174,6 +232,8 @@ type Way = (u64, u16);
 
 struct Run {
     settings: Settings,
+    /// What this process is called.
+    pod: Arc<str>,
     topology: Topology,
     judge: Judge,
     shared: Arc<Shared>,
@@ -282,6 +342,8 @@ impl Run {
             () = shutdown.cancelled(), if self.nothing_waits() => return End::Shutdown,
         };
         self.shared.breaker.succeeded();
+        let connections = &self.shared.counters.connections;
+        connections.fetch_add(1, Ordering::Relaxed);
         let mut link = Link {
             connection,
             channels: HashMap::new(),
@@ -430,7 +492,7 @@ impl Run {
                         ..BasicPublishOptions::default()
                     },
                     body,
-                    properties(),
+                    properties(&self.pod),
                 )
                 .await
                 .map_err(|e| topology::trouble(&e))
@@ -447,6 +509,8 @@ impl Run {
             }
             Err(_) => return Err(Error::unavailable("the broker takes no more bytes")),
         };
+        let envelopes = &self.shared.counters.envelopes;
+        envelopes.fetch_add(1, Ordering::Relaxed);
         *link.flying.entry(way).or_default() += 1;
         link.flight.push(Flying {
             way,
@@ -524,6 +588,13 @@ impl Run {
     }
 
     fn judged(&self, generation: u64, events: Vec<Placed>, outcome: Outcome) {
+        let counters = &self.shared.counters;
+        let counter = match outcome {
+            Outcome::Confirmed => &counters.confirmed,
+            Outcome::Unroutable => &counters.unroutable,
+            Outcome::Full => &counters.refused,
+        };
+        counter.fetch_add(events.len() as u64, Ordering::Relaxed);
         if self
             .shared
             .waiting
@@ -558,12 +629,17 @@ async fn connect(settings: &Settings, topology: &Topology) -> Result<Connection>
     Ok(connection)
 }
 
-fn properties() -> BasicProperties {
+fn properties(pod: &Arc<str>) -> BasicProperties {
+    let origin = Origin {
+        pod: Some(Arc::clone(pod)),
+        at: Some(Timestamp::now()),
+    };
     let mut headers = FieldTable::default();
     headers.insert(
         envelope::VERSION_HEADER.into(),
         AMQPValue::LongUInt(envelope::VERSION),
     );
+    origin.put(&mut headers);
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type(envelope::CONTENT_TYPE.into())

@@ -54,6 +54,19 @@ impl PodId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What people call it: the beginning, as in logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        name(&self.0)
+    }
+}
+
+/// What people call the process with an id.
+#[must_use]
+pub fn name(id: &str) -> &str {
+    const LENGTH: usize = 8;
+    id.get(..LENGTH).unwrap_or(id)
 }
 
 impl fmt::Display for PodId {

@@ -12,6 +12,7 @@ mod present;
 mod related;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use ::mongodb as driver;
 use driver::Collection;
@@ -26,7 +27,8 @@ use super::Mongo;
 use crate::Result;
 use document::{Document, kind, number, seq, uuid};
 use forget::Forgotten;
-pub use insert::Inserted;
+pub use insert::{Delivered, Inserted};
+pub(super) use ways::Stored;
 
 /// The collection of all events.
 pub(super) const EVENTS: &str = "events";

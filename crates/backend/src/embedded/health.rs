@@ -59,10 +59,12 @@ impl Health for Family {
             Dependency {
                 name: "database",
                 trouble: self.database_trouble().await,
+                breaker: None,
             },
             Dependency {
                 name: "search",
                 trouble: self.shared.index.trouble(),
+                breaker: None,
             },
         ]
     }

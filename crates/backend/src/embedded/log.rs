@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use protocol::{Event, RoomId, Seq, Timestamp, UserId};
+use protocol::{Event, MessageId, RoomId, Seq, Timestamp, UserId};
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::Shared;
@@ -12,7 +12,9 @@ use super::codec::kind;
 use super::readers::{Reader, Readers};
 use super::rows;
 use super::writer::Writer;
-use crate::log::{Append, Appended, Page, REACTIONS_TOTAL_MAX, share_of_reactions};
+use crate::log::{
+    Append, Appended, Page, Passed, REACTIONS_TOTAL_MAX, Step, Way, share_of_reactions,
+};
 use crate::{Log, Result};
 
 /// Events looked at to learn which messages have any about them.
@@ -171,6 +173,33 @@ impl Log for SqliteLog {
             .await
     }
 
+    async fn ways(&self, id: MessageId, rooms: &[RoomId]) -> Result<Vec<Way>> {
+        let rooms = rooms.to_vec();
+        self.readers
+            .read(move |reader| {
+                let found: Vec<(i64, String)> = reader
+                    .connection
+                    .prepare_cached(ROOMS_OF_ID)?
+                    .query_map(
+                        params![id.as_uuid().as_bytes(), rows::limit(WALK_MAX)],
+                        |row| Ok((row.get(0)?, row.get(1)?)),
+                    )?
+                    .collect::<rusqlite::Result<_>>()?;
+                let mut ways = Vec::new();
+                for (no, room) in found {
+                    let room = rooms.iter().find(|wanted| wanted.as_str() == room);
+                    let Some(room) = room else {
+                        continue;
+                    };
+                    let id = id.as_uuid();
+                    let of_id = events(reader, room, OF_ID, params![no, id.as_bytes()])?;
+                    ways.extend(of_id.into_iter().map(way));
+                }
+                Ok(ways)
+            })
+            .await
+    }
+
     async fn forget(&self, room: &RoomId) -> Result<()> {
         self.writer.forget(room.clone()).await
     }
@@ -178,6 +207,29 @@ impl Log for SqliteLog {
 
 fn number(seq: Seq) -> i64 {
     seq.get().cast_signed()
+}
+
+/// The rooms in which an id was used.
+const ROOMS_OF_ID: &str = "SELECT DISTINCT rooms.no, rooms.id FROM events
+    JOIN rooms ON rooms.no = events.room
+    WHERE events.id = ?1 AND rooms.forgotten_n IS NULL LIMIT ?2";
+
+/// The events with an id in a room.
+const OF_ID: &str =
+    "SELECT seq, at, user, id, kind, target, text, extra FROM events INDEXED BY events_act
+    WHERE room = ?1 AND id = ?2 ORDER BY seq";
+
+/// What is in the database has been synced, and that is all of its way.
+fn way(event: Arc<Event>) -> Way {
+    let appended = Passed {
+        at: Some(event.at),
+        ..Passed::new(Step::Appended, true)
+    };
+    Way {
+        event,
+        is_safe: true,
+        steps: vec![appended, Passed::new(Step::Persisted, true)],
+    }
 }
 
 // Left to itself SQLite may take the primary key for these, and so walk through all of a room for one message.

@@ -50,6 +50,23 @@ pub(super) struct Document<'a> {
     /// Of a void: the event that belongs here is parked, and may take its place when a person sends it again.
     #[serde(default, skip_serializing_if = "is_false")]
     pub parked: bool,
+    /// How it came here. Only written with an event, and read apart.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub way: Option<Way<'a>>,
+}
+
+/// How an event came into the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Way<'a> {
+    /// Which process published it, and when, as far as its envelope said. Times are milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<i64>,
+    /// Which worker stored it, when the broker gave it to that worker, and when it was about to store it.
+    pub worker: Cow<'a, str>,
+    pub got: i64,
+    pub put: i64,
 }
 
 /// What an event says: its kind, and the fields that the kind has.
@@ -99,6 +116,7 @@ impl<'a> Document<'a> {
             body: Body::new(&event.body),
             tokens: words(&event.body),
             parked: false,
+            way: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Inserting batches, as often as needed, with the same outcome.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use driver::Collection;
 use driver::bson::doc;
 use driver::error::{ErrorKind, IndexedWriteError};
 use futures_util::TryStreamExt as _;
-use protocol::{Event, RoomId, Seq};
+use protocol::{Event, RoomId, Seq, Timestamp};
 
-use super::document::Document;
+use super::document::{Document, Way};
 use super::{EVENTS, Store};
+use crate::cluster::envelope::Origin;
 use crate::cluster::mongo::trouble;
 use crate::{Error, Result};
 
@@ -30,15 +32,60 @@ pub struct Inserted {
     pub violations: Vec<(Event, String)>,
 }
 
+/// How an event came to a worker.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    pub origin: Origin,
+    /// When the broker gave it out.
+    pub at: Timestamp,
+}
+
+impl Delivered {
+    fn way<'a>(&'a self, worker: &'a str, put: i64) -> Way<'a> {
+        Way {
+            pod: self.origin.pod.as_deref().map(Cow::Borrowed),
+            sent: self.origin.at.map(Timestamp::as_millis),
+            worker: worker.into(),
+            got: self.at.as_millis(),
+            put,
+        }
+    }
+}
+
 impl Store {
     /// Stores events in their order, on disk of the majority of members. What is stored already, the same, is fine.
     ///
     /// # Errors
     /// `Unavailable`; then a beginning may be stored, and the same call does the rest.
     pub async fn insert(&self, events: &[Event]) -> Result<Inserted> {
+        self.insert_delivered(events, "", &[]).await
+    }
+
+    /// As [`Store::insert`], for a worker that also keeps how each event came to it, as far as that is known.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn insert_delivered(
+        &self,
+        events: &[Event],
+        worker: &str,
+        deliveries: &[Delivered],
+    ) -> Result<Inserted> {
         let mut inserted = Inserted::default();
-        let batch = distinct(events, &mut inserted);
-        let documents: Vec<Document<'_>> = batch.iter().map(|event| Document::new(event)).collect();
+        let (batch, deliveries): (Vec<&Event>, Vec<Option<&Delivered>>) =
+            distinct(events, &mut inserted)
+                .into_iter()
+                .map(|(index, event)| (event, deliveries.get(index)))
+                .unzip();
+        let put = Timestamp::now().as_millis();
+        let documents: Vec<Document<'_>> = batch
+            .iter()
+            .zip(deliveries)
+            .map(|(event, delivered)| Document {
+                way: delivered.map(|delivered| delivered.way(worker, put)),
+                ..Document::new(event)
+            })
+            .collect();
         let mut left: Vec<usize> = (0..batch.len()).collect();
         let mut looks = 0;
         while !left.is_empty() {
@@ -189,13 +236,13 @@ impl Clash {
     }
 }
 
-/// The events of a batch, each once.
-fn distinct<'a>(events: &'a [Event], inserted: &mut Inserted) -> Vec<&'a Event> {
+/// The events of a batch, each once, with where they stood.
+fn distinct<'a>(events: &'a [Event], inserted: &mut Inserted) -> Vec<(usize, &'a Event)> {
     let mut places: HashMap<(&RoomId, Seq), &Event> = HashMap::with_capacity(events.len());
     let mut batch = Vec::with_capacity(events.len());
-    for event in events {
+    for (index, event) in events.iter().enumerate() {
         match places.insert((&event.room, event.seq), event) {
-            None => batch.push(event),
+            None => batch.push((index, event)),
             Some(first) => {
                 if first != event {
                     inserted.violate(
