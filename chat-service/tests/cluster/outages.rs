@@ -229,6 +229,12 @@ async fn without_rabbitmq_nothing_is_acked_and_everything_is_read() {
             !said(pod.admin, "rabbitmq").await.0
         })
         .await;
+        eventually("the publisher knows", async || {
+            let is_blocked = value(pod.admin, "chat_publish_blocked").await == Some(1.0);
+            is_blocked || said(pod.admin, "rabbitmq").await.1 == "open"
+        })
+        .await;
+        helps_nobody(&pod).await;
         // What was acknowledged is read and resumed; what was not is shown to nobody.
         let texts = history(&pod).await.expect("history is read");
         assert!(texts.contains(&"before".to_owned()), "{texts:?}");
@@ -254,6 +260,20 @@ async fn without_rabbitmq_nothing_is_acked_and_everything_is_read() {
     liveness.was_green().await;
     pod.terminate().await;
     worker.end().await;
+}
+
+/// Reads a room with events that wait for the broker: they must not be put into the publisher's queue again and again.
+async fn helps_nobody(pod: &Pod) {
+    let helped = async || value(pod.admin, "chat_log_helped_total").await.unwrap();
+    let before = helped().await;
+    for _ in 0..20 {
+        history(pod).await;
+        // Longer, in all, than a reader leaves to others before it helps.
+        sleep(Duration::from_millis(100)).await;
+    }
+    // One may have been under way.
+    let more = helped().await - before;
+    assert!(more <= 1.0, "{more} events were published for others");
 }
 
 /// Below what a node needs by itself it has no memory for messages.

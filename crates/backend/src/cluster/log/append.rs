@@ -383,6 +383,8 @@ impl Core {
     }
 
     async fn try_help(&self, room: &RoomId) -> Result<()> {
+        // While the broker takes nothing, every try would put the same events into the queue once more.
+        self.publisher()?.admit()?;
         let open = self.generations.current().await?;
         let (generation, limit) = (open.generation.to_string(), HELP.to_string());
         let keys = self.keys(room);
