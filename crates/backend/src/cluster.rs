@@ -79,7 +79,7 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     );
     tracing::info!(pod = relay.pod().name(), "this process");
     sequencer.connect(Arc::downgrade(&core), relay.clone());
-    let directory = MongoDirectory::new(mongo.clone());
+    let directory = MongoDirectory::new(mongo.clone(), redis.clone());
     let (outcomes, judged) = mpsc::unbounded_channel();
     let judge: publisher::Judge = Arc::new(move |generation, placed, outcome| {
         // The log lives as long as the publisher; at the very end nobody waits.

@@ -1,10 +1,13 @@
-//! The directory on MongoDB: changes in transactions, reads through a cache of a second.
+//! The directory on MongoDB: changes in transactions, reads through a cache of a second and one in Redis behind it.
 //!
 //! | question | answer |
 //! | --- | --- |
 //! | who decides | the primary of the replica set: every change is one transaction that writes the room's document too, so that changes of a room happen one after the other, whichever processes make them |
 //! | when is it durable | a majority has it in its journal before a change is answered |
 //! | who sees it | this process at once, the others within a second, and at once when the change's event has passed [`MongoDirectory::forget_cached`] |
+//! | what if MongoDB is away | nothing changes; rooms and memberships that were used in the last quarter of an hour are still known, as long as Redis vouches for them; the rest is `Unavailable` |
+//! | what if Redis is away | nothing changes; everything is read from MongoDB |
+//! | what if both are away | a process believes for a minute what it knew |
 //!
 //! Not here: users, sessions, the log.
 
@@ -16,36 +19,38 @@ mod documents;
 mod emptying;
 mod grams;
 mod indexes;
+mod lookups;
 mod queries;
 mod sessions;
+mod shared;
 mod transaction;
 mod work;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use protocol::{Role, RoomId, Timestamp, UserId};
 use tokio::sync::Notify;
 
-use super::Mongo;
+use super::{Mongo, Redis};
 use crate::directory::{
     Changed, Cursor, Invite, Member, NewRoom, Room, RoomFilter, RoomKind, RoomPatch,
 };
 use crate::log::Append;
 use crate::{Directory, Error, Result};
-use cache::{Cache, Held};
+use cache::Cache;
 use changes::Changes;
 use documents::Pair;
 pub(super) use indexes::indexes;
+use lookups::Sources;
 use sessions::Sessions;
+use shared::Shared;
 use transaction::Transactions;
 use work::{Needs, Work};
 
 /// Rooms and memberships that are kept in memory, each.
 const CACHED_MAX: usize = 100_000;
-/// How much longer something known is believed when it cannot be read.
-const BELIEVED: Duration = Duration::from_secs(60);
 
 /// A handle on the directory; cheap to clone.
 #[derive(Clone)]
@@ -55,6 +60,8 @@ pub struct MongoDirectory {
 
 struct Inner {
     sessions: Arc<Sessions>,
+    shared: Arc<Shared>,
+    sources: Arc<Sources>,
     transactions: Transactions,
     changes: Changes,
     rooms: Arc<Cache<RoomId, Option<Room>>>,
@@ -66,17 +73,21 @@ struct Inner {
 }
 
 impl MongoDirectory {
-    /// The directory of this installation. To be called in a runtime, where a task of its own removes what large
-    /// deleted rooms have left.
+    /// The directory of this installation. To be called in a runtime, where tasks of its own ask Redis and remove
+    /// what large deleted rooms have left.
     #[must_use]
-    pub fn new(mongo: Mongo) -> Self {
+    pub fn new(mongo: Mongo, redis: Redis) -> Self {
         let sessions = Arc::new(Sessions::new(mongo));
+        let shared = Shared::new(redis);
         let transactions = Transactions {
             sessions: Arc::clone(&sessions),
+            shared: Arc::clone(&shared),
             maker: format!("{:016x}", rand::random::<u64>()).into(),
         };
         let inner = Arc::new(Inner {
+            sources: Sources::new(Arc::clone(&sessions), Arc::clone(&shared)),
             sessions,
+            shared,
             transactions,
             changes: Changes::default(),
             rooms: Arc::new(Cache::new(CACHED_MAX)),
@@ -100,27 +111,6 @@ impl MongoDirectory {
 }
 
 impl Inner {
-    async fn room(&self, room: &RoomId) -> Result<Option<Room>> {
-        let (sessions, id) = (Arc::clone(&self.sessions), room.clone());
-        let ask = async move |held| {
-            let asked_at = Instant::now();
-            believe(held, asked_at, sessions.read_room(&id).await)
-        };
-        self.rooms.get(room, ask).await
-    }
-
-    async fn member(&self, room: &RoomId, user: &UserId) -> Result<Option<Member>> {
-        let key = (room.clone(), user.clone());
-        let (sessions, id) = (Arc::clone(&self.sessions), key.clone());
-        let ask = async move |held| {
-            let asked_at = Instant::now();
-            believe(held, asked_at, sessions.read_member(&id.0, &id.1).await)
-        };
-        // A membership is worth as much as its room.
-        let (room, member) = tokio::try_join!(self.room(room), self.members.get(&key, ask))?;
-        Ok(room.and(member))
-    }
-
     /// Drops what is known of a room and of the members that a transaction has looked at.
     fn forget(&self, room: &RoomId, needs: &Needs, work: &Work) {
         self.rooms.forget(room);
@@ -133,17 +123,6 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.emptying.notify_one();
-    }
-}
-
-/// What was read, or while nothing can be read what was known.
-fn believe<V>(held: Option<Held<V>>, asked_at: Instant, answer: Result<V>) -> Result<Held<V>> {
-    match (answer, held) {
-        (Ok(value), _) => Ok(Held::read(value, asked_at)),
-        (Err(Error::Unavailable { .. }), Some(held)) if held.read_at.elapsed() < BELIEVED => {
-            Ok(held.kept())
-        }
-        (Err(error), _) => Err(error),
     }
 }
 

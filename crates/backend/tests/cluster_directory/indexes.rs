@@ -1,30 +1,11 @@
 //! Every query goes along an index and looks at little more than it answers.
 
 use backend::Directory;
-use backend::directory::{Cursor, Invite, NewRoom, RoomFilter, RoomKind, RoomPatch};
+use backend::directory::{Cursor, Invite, RoomFilter, RoomKind, RoomPatch};
 use mongodb::bson::{Document, doc};
-use protocol::{Role, RoomId, Seq, Timestamp, UserId};
+use protocol::{Role, Seq, Timestamp};
 
-use super::stage::Stage;
-
-fn room(text: &str) -> RoomId {
-    RoomId::parse(text).unwrap()
-}
-
-fn user(text: &str) -> UserId {
-    UserId::parse(text).unwrap()
-}
-
-fn new(id: &str, kind: RoomKind, by: &str) -> NewRoom {
-    NewRoom {
-        id: room(id),
-        kind,
-        name: format!("The {id}"),
-        topic: String::new(),
-        by: user(by),
-        at: Timestamp::now(),
-    }
-}
+use super::stage::{Stage, new, room, user};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_goes_along_an_index() {

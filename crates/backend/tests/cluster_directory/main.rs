@@ -1,7 +1,10 @@
 //! The directory of the cluster family keeps the promises of the suite, and some of its own, on real servers.
 #![cfg(feature = "cluster")]
 
+mod caching;
+mod functions;
 mod indexes;
+mod outage;
 mod stage;
 
 use backend::Backends;

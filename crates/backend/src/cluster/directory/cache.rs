@@ -48,7 +48,7 @@ impl<V> Held<V> {
         }
     }
 
-    /// The same value for another while, because nobody can be asked.
+    /// The same value for another while, because it cannot be read.
     pub fn kept(self) -> Self {
         Self {
             read_at: self.read_at,

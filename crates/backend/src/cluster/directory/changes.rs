@@ -215,15 +215,17 @@ struct Run {
 impl Run {
     async fn until_empty(mut self) {
         loop {
-            // Nothing waits for MongoDB in the queue of a room that has all that its next transaction can take.
+            // First the place, then the changes: whoever comes meanwhile shares the transaction.
             let permit = self.inner.sessions.permit().await;
             let jobs = self.inner.changes.take(&self.lane);
             if jobs.is_empty() {
                 self.is_over = true;
                 return;
             }
-            self.inner.make(jobs).await;
-            drop(permit);
+            match permit {
+                Ok(_permit) => self.inner.make(jobs).await,
+                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(&error))),
+            }
         }
     }
 }

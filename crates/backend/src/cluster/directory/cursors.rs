@@ -83,6 +83,13 @@ impl Inner {
         let moved: Vec<CursorMoved> = moved.into_iter().collect();
         for moved in moved.chunks(TOGETHER_MAX) {
             let kept = self.keep_cursors(moved).await;
+            if kept.is_ok() {
+                let keys = moved.iter().map(|((room, user), (received, read))| {
+                    let key = self.shared.member_key(room, user);
+                    (key, number(*received), number(*read))
+                });
+                self.shared.advance(keys).await;
+            }
             // Also when it is not known whether they were kept: what is true is read again then.
             for (key, (received, read)) in moved {
                 match kept {
@@ -101,7 +108,6 @@ impl Inner {
     }
 
     async fn keep_cursors(&self, moved: &[CursorMoved]) -> Result<()> {
-        let number = |seq: Seq| i64::try_from(seq.get()).unwrap_or(i64::MAX);
         let updates = moved.iter().map(|((room, user), (received, read))| One {
             q: ById {
                 key: MemberKey {
@@ -147,6 +153,10 @@ impl Inner {
         })
         .await
     }
+}
+
+fn number(seq: Seq) -> i64 {
+    i64::try_from(seq.get()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -9,9 +9,7 @@
 
 use bson::{Binary, spec::BinarySubtype};
 use mongodb::bson;
-use protocol::{
-    EventBody, MemberChange, MessageId, Role, RoomChange, RoomId, Seq, Timestamp, UserId,
-};
+use protocol::{EventBody, MessageId, Role, RoomId, Seq, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{Member, Room, RoomKind};
@@ -66,8 +64,8 @@ pub(super) struct RoomDocument {
     pub owners: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<Pair>,
-    /// Counts the changes of the room, its members and its invites. Every change raises it, so that of two at the same
-    /// time one meets a write conflict and looks again.
+    /// Rises with every change of the room, its members and its invites. Every transaction about the room writes it, so
+    /// that of two at the same time one meets a write conflict.
     pub changes: i64,
     /// The number of the room's last announcement, and its time.
     pub announced: i64,
@@ -154,43 +152,7 @@ pub(super) struct AnnouncementDocument {
     pub n: i64,
     /// The process that made it.
     pub maker: String,
-    pub body: Announced,
-}
-
-/// What is announced of a room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub(super) enum Announced {
-    Room {
-        change: RoomChange,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        topic: Option<String>,
-    },
-    Member {
-        user: UserId,
-        change: MemberChange,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        role: Option<Role>,
-    },
-}
-
-impl From<Announced> for EventBody {
-    fn from(announced: Announced) -> Self {
-        match announced {
-            Announced::Room {
-                change,
-                name,
-                topic,
-            } => Self::Room {
-                change,
-                name,
-                topic,
-            },
-            Announced::Member { user, change, role } => Self::Member { user, change, role },
-        }
-    }
+    pub body: EventBody,
 }
 
 impl AnnouncementDocument {
@@ -201,7 +163,7 @@ impl AnnouncementDocument {
             room: self.room,
             from: self.from,
             id: MessageId::from_bytes(id),
-            body: self.body.into(),
+            body: self.body,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Reads of the collections. Each goes along an index.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use mongodb::options::{FindOptions, Hint};
@@ -18,6 +19,8 @@ use crate::{Error, Result};
 
 /// Documents of one round when it is not known how many rounds it takes.
 const PAGE: usize = 256;
+/// How long one query may take: less than callers have, who may have asked Redis before.
+const READ_WITHIN: Duration = Duration::from_millis(1500);
 
 impl Sessions {
     pub async fn read_room(&self, id: &RoomId) -> Result<Option<Room>> {
@@ -151,7 +154,7 @@ impl Sessions {
             let _permit = self.permit().await?;
             let mut session = self.open().await?;
             let found = find_in(&self.mongo, &mut session, collection, filter, options);
-            self.mongo.run(found).await
+            self.mongo.run_within(READ_WITHIN, found).await
         })
         .await
     }
@@ -271,10 +274,12 @@ fn one() -> FindOptions {
 }
 
 /// All of a room but the runs of its words, which only the index needs.
+pub(super) fn without_grams() -> Document {
+    doc! { "grams": 0 }
+}
+
 pub(super) fn room_options() -> FindOptions {
-    FindOptions::builder()
-        .projection(doc! { "grams": 0 })
-        .build()
+    FindOptions::builder().projection(without_grams()).build()
 }
 
 fn ordered(sort: Document, limit: usize) -> FindOptions {

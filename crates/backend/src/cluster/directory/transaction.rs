@@ -1,7 +1,7 @@
 //! One transaction of MongoDB: reads what some changes of a room need, lets them happen and writes the difference.
 //!
-//! Two transactions about one room both write the room's document, so that one of them meets a write conflict, is
-//! undone as a whole and begins again with what the other one left.
+//! A transaction begins by writing to the room's document, so that it is the only one about this room: another one meets
+//! a write conflict there, waits for a moment and begins again with what the first one left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use mongodb::error::{Error as DriverError, ErrorKind, WriteFailure};
 use mongodb::error::{TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
-use mongodb::options::FindOptions;
+use mongodb::options::{FindOptions, ReturnDocument};
 use mongodb::{ClientSession, bson};
 use protocol::{RoomId, UserId};
 use serde::{Deserialize, Serialize};
@@ -22,16 +22,21 @@ use super::documents::{
     ROOMS, RoomDocument,
 };
 use super::grams;
-use super::queries::{by_id, by_pair, everyone_in, find_in, member_id, room_options};
+use super::queries::{
+    by_id, by_pair, everyone_in, find_in, member_id, room_options, without_grams,
+};
 use super::sessions::Sessions;
+use super::shared::Shared;
 use super::work::{Found, Needs, Work};
 use crate::Error;
 
 /// How long the changes of one transaction may take, with all that is tried again.
 const DONE_WITHIN: Duration = Duration::from_millis(1750);
-/// The pause before the second try; it doubles up to the other one.
-const PAUSE_MIN: Duration = Duration::from_millis(4);
-const PAUSE_MAX: Duration = Duration::from_millis(120);
+/// The pause before the second try; it doubles up to the other one. A try that meets another transaction costs little.
+const PAUSE_MIN: Duration = Duration::from_millis(3);
+const PAUSE_MAX: Duration = Duration::from_millis(24);
+/// The pause before a commit without an answer is sent again.
+const COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// Members that are deleted together with their room; those of larger ones follow.
 const DELETED_AT_ONCE: i64 = 1000;
 /// Keys in one query.
@@ -51,6 +56,7 @@ pub(super) enum Outcome {
 
 pub(super) struct Transactions {
     pub sessions: Arc<Sessions>,
+    pub shared: Arc<Shared>,
     pub maker: Arc<str>,
 }
 
@@ -91,8 +97,14 @@ impl Transactions {
     ) -> std::result::Result<Outcome, Trouble> {
         let mongo = &self.sessions.mongo;
         let mut session = self.sessions.open().await?;
+        let started = tokio::time::timeout_at(deadline, session.start_transaction()).await;
+        // Also what the driver says of a replica set that it cannot reach.
+        match started {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Error::unavailable(format!("mongodb: {error}")).into()),
+            Err(_) => return Err(Error::unavailable("mongodb: no answer in time").into()),
+        }
         let body = async {
-            session.start_transaction().await?;
             let found = read(mongo, &mut session, room, needs).await?;
             let mut work = Work::new(room.clone(), Arc::clone(&self.maker), found);
             changes(&mut work);
@@ -102,7 +114,20 @@ impl Transactions {
         let body = tokio::time::timeout_at(deadline, mongo.attempt(body)).await;
         let body = body.map_err(|_| Error::unavailable("mongodb: no answer in time"))?;
         let work = body?.map_err(Trouble::of)?;
-        self.commit(session, work, deadline).await
+        if !work.is_changed() {
+            // What it has read is as durable as what it would have written.
+            return self.commit(session, work, deadline).await;
+        }
+        let begun = tokio::time::timeout_at(deadline, self.shared.begin(room, &work)).await;
+        let begun = begun.map_err(|_| Error::unavailable("redis: no answer in time"))??;
+        let outcome = self.commit(session, work, deadline).await;
+        match &outcome {
+            Ok(Outcome::Committed(_)) => self.shared.settle(begun).await,
+            // Redis does not vouch for it until it is clear what is true.
+            Ok(Outcome::Unknown(..)) => {}
+            Ok(Outcome::Failed(_)) | Err(_) => self.shared.abandon(begun).await,
+        }
+        outcome
     }
 
     /// Nobody was told the outcome yet, so that an unknown one is asked for until the time is over.
@@ -127,10 +152,10 @@ impl Transactions {
                 Ok(Err(error)) => error,
                 Err(_) => Error::unavailable("mongodb: no answer in time"),
             };
-            if Instant::now() + PAUSE_MAX >= deadline {
+            if Instant::now() + COMMIT_PAUSE >= deadline {
                 return Ok(Outcome::Unknown(work, error));
             }
-            tokio::time::sleep(PAUSE_MAX).await;
+            tokio::time::sleep(COMMIT_PAUSE).await;
         }
     }
 }
@@ -179,9 +204,7 @@ async fn read(
     needs: &Needs,
 ) -> mongodb::error::Result<Found> {
     let mut found = Found {
-        room: find_in::<RoomDocument>(mongo, session, ROOMS, by_id(room), room_options())
-            .await?
-            .pop(),
+        room: lock(mongo, session, room).await?,
         ..Found::default()
     };
     if let Some(pair) = &needs.pair {
@@ -209,6 +232,22 @@ async fn read(
         found.everyone = names.map(|named| named.key.user).collect();
     }
     Ok(found)
+}
+
+/// The room, which no other transaction changes until this one is over.
+async fn lock(
+    mongo: &Mongo,
+    session: &mut ClientSession,
+    room: &RoomId,
+) -> mongodb::error::Result<Option<RoomDocument>> {
+    let update = doc! { "$inc": { "changes": 1_i64 } };
+    mongo
+        .collection::<RoomDocument>(ROOMS)
+        .find_one_and_update(by_id(room), update)
+        .projection(without_grams())
+        .return_document(ReturnDocument::After)
+        .session(session)
+        .await
 }
 
 /// A member's name alone, read from the index.

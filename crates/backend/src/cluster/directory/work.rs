@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use protocol::{MemberChange, MessageId, Role, RoomChange, RoomId, Timestamp, UserId};
+use protocol::{EventBody, MemberChange, MessageId, Role, RoomChange, RoomId, Timestamp, UserId};
 
 use super::documents::{
-    Announced, AnnouncementDocument, InviteDocument, Kind, MemberDocument, MemberKey, Pair,
-    RoomDocument, binary,
+    AnnouncementDocument, InviteDocument, Kind, MemberDocument, MemberKey, Pair, RoomDocument,
+    binary,
 };
 use crate::directory::{Changed, Invite, Member, NewRoom, Room, RoomPatch};
 use crate::{Error, Result};
@@ -96,6 +96,21 @@ impl Work {
         self.room != self.was
     }
 
+    /// Members as they were and as they are, where that differs.
+    pub fn touched(
+        &self,
+    ) -> impl Iterator<Item = (&UserId, Option<&MemberDocument>, Option<&MemberDocument>)> {
+        let users: BTreeSet<&UserId> = self
+            .members_were
+            .keys()
+            .chain(self.members.keys())
+            .collect();
+        users
+            .into_iter()
+            .map(|user| (user, self.members_were.get(user), self.members.get(user)))
+            .filter(|(_, was, is)| was != is)
+    }
+
     /// Makes the room. The first who comes in owns it; of a direct room both come in.
     pub fn create(&mut self, new: &NewRoom, pair: Option<&Pair>) -> Result<Changed<Room>> {
         if let Some(room) = self.of_pair.clone().and_then(RoomDocument::room) {
@@ -124,7 +139,7 @@ impl Work {
         self.room = Some(room);
         let told = self.announcements.len();
         let text = |text: &String| (!text.is_empty()).then(|| text.clone());
-        let created = Announced::Room {
+        let created = EventBody::Room {
             change: RoomChange::Created,
             name: text(&new.name),
             topic: text(&new.topic),
@@ -155,7 +170,7 @@ impl Work {
         }
         room.folded = folded(&room.id, &room.name, &room.topic);
         if let Some(name) = renamed {
-            let body = Announced::Room {
+            let body = EventBody::Room {
                 change: RoomChange::Renamed,
                 name: Some(name.clone()),
                 topic: None,
@@ -163,7 +178,7 @@ impl Work {
             self.announce(by, body)?;
         }
         if let Some(topic) = about {
-            let body = Announced::Room {
+            let body = EventBody::Room {
                 change: RoomChange::Topic,
                 name: None,
                 topic: Some(topic.clone()),
@@ -224,7 +239,7 @@ impl Work {
         }
         self.announce(
             by,
-            Announced::Member {
+            EventBody::Member {
                 user: user.clone(),
                 change: MemberChange::Role,
                 role: Some(role),
@@ -263,7 +278,7 @@ impl Work {
         };
         self.announce(
             by,
-            Announced::Member {
+            EventBody::Member {
                 user: user.clone(),
                 change,
                 role: None,
@@ -359,7 +374,7 @@ impl Work {
         self.members.insert(user.clone(), member.clone());
         self.announce(
             by,
-            Announced::Member {
+            EventBody::Member {
                 user: user.clone(),
                 change: MemberChange::Joined,
                 role: Some(role),
@@ -369,7 +384,7 @@ impl Work {
     }
 
     /// Keeps an event for the room's log until it is known to be there.
-    fn announce(&mut self, by: &UserId, body: Announced) -> Result<()> {
+    fn announce(&mut self, by: &UserId, body: EventBody) -> Result<()> {
         let (maker, now) = (self.maker.to_string(), self.now.as_millis());
         let room = self.open()?;
         room.changes += 1;
