@@ -25,6 +25,7 @@ mod sequencer;
 pub mod settings;
 pub mod store;
 pub mod topology;
+mod trust;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ports;
 use crate::process::{Data, Folder};
-use crate::{Flavour, Generation, Mongo, RabbitMq, Redis, RedisOptions};
+use crate::{Flavour, Mongo, MongoOptions, RabbitMq, RabbitMqOptions, Redis, RedisOptions};
 use program::Program;
 
 /// Where everything listens.
@@ -140,7 +140,7 @@ impl Servers {
             append_only: true,
             ..RedisOptions::default()
         };
-        let mongodb = [ports.mongodb];
+        let (mongodb, one) = ([ports.mongodb], MongoOptions::default());
         let (redis, rabbitmq, mongo) = tokio::try_join!(
             Redis::start_in(
                 kept("redis"),
@@ -151,9 +151,9 @@ impl Servers {
             RabbitMq::start_in(
                 kept("rabbitmq"),
                 Some(ports.rabbitmq),
-                Generation::Installed
+                RabbitMqOptions::default()
             ),
-            Mongo::start_in(vec![kept("mongodb")], &mongodb),
+            Mongo::start_in(vec![kept("mongodb")], &mongodb, &one),
         )?;
         Ok(Self {
             redis,

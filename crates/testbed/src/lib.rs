@@ -20,6 +20,7 @@
 //!
 //! Not here: containers, servers of several nodes other than the replica set, anything that is shipped.
 
+mod certificates;
 mod cluster;
 mod mongo;
 mod ports;
@@ -31,11 +32,12 @@ mod redis;
 mod run;
 mod shared;
 
+pub use certificates::{Authority, Certificate};
 pub use cluster::{Ports, cluster};
-pub use mongo::{Member, Mongo};
+pub use mongo::{Member, Mongo, MongoOptions};
 pub use process::Data;
 pub use proxy::Proxy;
-pub use rabbitmq::{Generation, RabbitMq};
+pub use rabbitmq::{Generation, RabbitMq, RabbitMqOptions};
 pub use redis::{Flavour, Redis, RedisOptions};
 pub use run::run;
 pub use shared::{Servers, missing, namespace, shared};

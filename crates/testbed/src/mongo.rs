@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bson::{Document, doc};
 
+use crate::certificates::{Certificate, write_secret};
 use crate::process::{Data, Folder, Process};
 use crate::{ports, programs};
 
@@ -18,6 +19,28 @@ const STOP: Duration = Duration::from_secs(60);
 const ELECTION: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 const SET: &str = "rs0";
+
+/// What differs from a set of one that anybody may use.
+#[derive(Debug, Clone)]
+pub struct MongoOptions {
+    /// 1 to 7.
+    pub members: usize,
+    /// Speak TLS at the same port, to whoever begins with it.
+    pub certificate: Option<Certificate>,
+    /// A user who may do everything, and their password; nobody else may do anything then. Not for a set that is started
+    /// again with [`Data::Wiped`].
+    pub user: Option<(String, String)>,
+}
+
+impl Default for MongoOptions {
+    fn default() -> Self {
+        Self {
+            members: 1,
+            certificate: None,
+            user: None,
+        }
+    }
+}
 
 /// A running replica set that elects another primary about two seconds after it lost one.
 pub struct Mongo {
@@ -28,18 +51,33 @@ pub struct Mongo {
 pub struct Member {
     process: Process,
     port: u16,
+    certificate: Option<Certificate>,
+    /// Only users may do something.
+    is_closed: bool,
 }
 
 impl Mongo {
     /// Starts a set of 1 to 7 members and waits until it has a primary.
     pub async fn start(members: usize) -> Result<Self> {
-        let folders = vec![Folder::Private; members];
-        ports::retried(|| Self::start_in(folders.clone(), &[])).await
+        let options = MongoOptions {
+            members,
+            ..MongoOptions::default()
+        };
+        Self::start_with(options).await
+    }
+
+    pub async fn start_with(options: MongoOptions) -> Result<Self> {
+        let folders = vec![Folder::Private; options.members];
+        ports::retried(|| Self::start_in(folders.clone(), &[], &options)).await
     }
 
     /// A member per folder; those with a port get that one. A set that exists in the folders keeps its data, and then the
     /// ports have to be those of before.
-    pub(crate) async fn start_in(folders: Vec<Folder>, ports: &[u16]) -> Result<Self> {
+    pub(crate) async fn start_in(
+        folders: Vec<Folder>,
+        ports: &[u16],
+        options: &MongoOptions,
+    ) -> Result<Self> {
         ensure!(
             (1..=7).contains(&folders.len()),
             "a replica set has 1 to 7 members"
@@ -48,7 +86,12 @@ impl Mongo {
         for (i, folder) in folders.into_iter().enumerate() {
             let process = Process::new(format!("mongod{i}"), folder)?;
             let port = ports.get(i).copied().map_or_else(ports::free, Ok)?;
-            let member = Member { process, port };
+            let member = Member {
+                process,
+                port,
+                certificate: options.certificate.clone(),
+                is_closed: options.user.is_some(),
+            };
             member.spawn()?;
             members.push(member);
         }
@@ -57,7 +100,13 @@ impl Mongo {
             member.ready().await?;
         }
         mongo.initiate().await?;
-        mongo.wait_for_primary().await?;
+        let primary = mongo.wait_for_primary().await?;
+        if let Some((user, password)) = &options.user {
+            // As long as there is no user, somebody on this machine may make the first.
+            let roles = ["root"];
+            let user = doc! { "createUser": user, "pwd": password, "roles": roles };
+            primary.admin(user).await?;
+        }
         Ok(mongo)
     }
 
@@ -274,6 +323,21 @@ impl Member {
             "--setParameter",
             "diagnosticDataCollectionEnabled=false",
         ]);
+        if let Some(certificate) = &self.certificate {
+            command
+                .args(["--tlsMode", "preferTLS"])
+                .arg("--tlsAllowConnectionsWithoutCertificates")
+                .arg("--tlsCAFile")
+                .arg(certificate.authority())
+                .arg("--tlsCertificateKeyFile")
+                .arg(certificate.both());
+        }
+        if self.is_closed {
+            // What members know each other by.
+            let key = self.process.folder().join("key");
+            write_secret(&key, &"members".repeat(8))?;
+            command.arg("--keyFile").arg(key);
+        }
         self.process.spawn(command)
     }
 }

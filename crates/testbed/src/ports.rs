@@ -26,6 +26,11 @@ pub(crate) fn free() -> Result<u16> {
     bail!("no free port between {} and {}", RANGE.start, RANGE.end)
 }
 
+/// One more port, if it is needed.
+pub(crate) fn free_if(needed: bool) -> Result<Option<u16>> {
+    needed.then(free).transpose()
+}
+
 /// Starts something, up to three times if another process was quicker to take a port.
 pub(crate) async fn retried<T, F: Future<Output = Result<T>>>(start: impl Fn() -> F) -> Result<T> {
     for _ in 0..2 {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::certificates::Certificate;
 use crate::process::{Data, Folder, Process};
 use crate::programs::{Trixie, installed};
 use crate::{ports, programs};
@@ -32,41 +33,52 @@ const ERLANG: &str =
     "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none";
 
 /// Which RabbitMQ it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Generation {
     /// The one of this machine: 3.10 with Debian 12.
+    #[default]
     Installed,
     /// The 4.0 of Debian 13.
     V4,
 }
 
+/// What differs from the installed one without TLS.
+#[derive(Debug, Clone, Default)]
+pub struct RabbitMqOptions {
+    pub generation: Generation,
+    /// Speak TLS too, at a port of its own. Only the installed one.
+    pub certificate: Option<Certificate>,
+}
+
 /// A running RabbitMQ without plugins; user `guest` may do everything.
 pub struct RabbitMq {
-    generation: Generation,
+    options: RabbitMqOptions,
     process: Process,
     /// Ends after the node that is registered with it.
     epmd: Process,
     port: u16,
+    tls_port: Option<u16>,
     dist_port: u16,
     epmd_port: u16,
 }
 
 impl RabbitMq {
     pub async fn start() -> Result<Self> {
-        Self::start_with(Generation::Installed).await
+        Self::start_with(RabbitMqOptions::default()).await
     }
 
-    pub async fn start_with(generation: Generation) -> Result<Self> {
-        ports::retried(|| Self::start_in(Folder::Private, None, generation)).await
+    pub async fn start_with(options: RabbitMqOptions) -> Result<Self> {
+        ports::retried(|| Self::start_in(Folder::Private, None, options.clone())).await
     }
 
     pub(crate) async fn start_in(
         folder: Folder,
         port: Option<u16>,
-        generation: Generation,
+        options: RabbitMqOptions,
     ) -> Result<Self> {
         let rabbitmq = Self {
-            generation,
+            tls_port: ports::free_if(options.certificate.is_some())?,
+            options,
             process: Process::new("rabbitmq", folder)?,
             epmd: Process::new("epmd", Folder::Private)?,
             port: port.map_or_else(ports::free, Ok)?,
@@ -98,6 +110,11 @@ impl RabbitMq {
 
     pub fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Where it speaks TLS, if it does.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        Some((Ipv4Addr::LOCALHOST, self.tls_port?).into())
     }
 
     pub fn pid(&self) -> u32 {
@@ -159,7 +176,7 @@ impl RabbitMq {
     /// Without one the node would start its own, which stays when the node ends.
     async fn start_epmd(&self) -> Result<()> {
         let folder = self.epmd.folder();
-        let (mut command, _) = match self.generation {
+        let (mut command, _) = match self.options.generation {
             Generation::Installed => installed("epmd", programs::epmd(), folder)?,
             Generation::V4 => Trixie::command("epmd", folder)?,
         };
@@ -188,9 +205,28 @@ impl RabbitMq {
             .await
     }
 
+    /// What its configuration says of TLS.
+    fn tls_config(&self) -> String {
+        let (Some(certificate), Some(addr)) = (&self.options.certificate, self.tls_addr()) else {
+            return String::new();
+        };
+        format!(
+            "listeners.ssl.1 = {addr}\n\
+             ssl_options.cacertfile = {}\n\
+             ssl_options.certfile = {}\n\
+             ssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_none\n\
+             ssl_options.fail_if_no_peer_cert = false\n",
+            certificate.authority().display(),
+            certificate.chain().display(),
+            certificate.key().display(),
+        )
+    }
+
     fn command(&self) -> Result<Command> {
         let folder = self.process.folder();
-        fs::write(folder.join("rabbitmq.conf"), CONFIG)?;
+        let config = format!("{CONFIG}{}", self.tls_config());
+        fs::write(folder.join("rabbitmq.conf"), config)?;
         fs::write(folder.join("enabled_plugins"), "[].\n")?;
         fs::write(folder.join("env.conf"), "")?;
         let mut command = self.script("rabbitmq-server")?;
@@ -205,7 +241,7 @@ impl RabbitMq {
     /// One of RabbitMQ's scripts, for this node.
     fn script(&self, name: &str) -> Result<Command> {
         let folder = self.process.folder();
-        let (mut command, inside) = match self.generation {
+        let (mut command, inside) = match self.options.generation {
             Generation::Installed => {
                 let server = programs::rabbitmq_server();
                 installed(

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::certificates::Certificate;
 use crate::process::{Data, Folder, Process};
 use crate::programs::{Trixie, installed};
 use crate::{ports, programs};
@@ -25,6 +26,8 @@ pub struct RedisOptions {
     pub snapshot_secs: Option<u32>,
     /// Copy this primary.
     pub replica_of: Option<SocketAddr>,
+    /// Speak TLS too, at a port of its own. Only the installed one.
+    pub certificate: Option<Certificate>,
     /// More settings, as on the command line: `["--maxmemory", "10mb"]`.
     pub extra: Vec<String>,
 }
@@ -45,6 +48,7 @@ pub struct Redis {
     process: Process,
     flavour: Flavour,
     port: u16,
+    tls_port: Option<u16>,
     options: RedisOptions,
 }
 
@@ -69,6 +73,7 @@ impl Redis {
             process,
             flavour,
             port,
+            tls_port: ports::free_if(options.certificate.is_some())?,
             options,
         };
         redis.spawn().await?;
@@ -94,6 +99,11 @@ impl Redis {
 
     pub fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Where it speaks TLS, if it does.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        Some((Ipv4Addr::LOCALHOST, self.tls_port?).into())
     }
 
     pub fn pid(&self) -> u32 {
@@ -181,6 +191,17 @@ impl Redis {
                 &primary.ip().to_string(),
                 &primary.port().to_string(),
             ]);
+        }
+        if let (Some(certificate), Some(port)) = (&self.options.certificate, self.tls_port) {
+            command
+                .args(["--tls-port", &port.to_string()])
+                .args(["--tls-auth-clients", "no"])
+                .arg("--tls-ca-cert-file")
+                .arg(certificate.authority())
+                .arg("--tls-cert-file")
+                .arg(certificate.chain())
+                .arg("--tls-key-file")
+                .arg(certificate.key());
         }
         command.args(&self.options.extra);
         Ok(command)

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
 use super::breaker::Breaker;
+use super::settings::MONGODB;
 use crate::{Error, Result};
 
 /// How long a call looks for a primary. An election takes about two seconds; callers try again.
@@ -167,7 +168,7 @@ impl Mongo {
                 Err(Error::unavailable("mongodb: no answer in time"))
             }
             Ok(Err(error)) if is_away(&error) => {
-                self.breaker.failed(error.kind.to_string());
+                self.breaker.failed(why(&error));
                 Err(trouble(&error))
             }
             Ok(answer) => {
@@ -179,12 +180,15 @@ impl Mongo {
 }
 
 fn trust(tls: &mut TlsOptions, endpoint: &super::settings::Endpoint) {
-    if !endpoint.verify {
-        tls.allow_invalid_certificates = Some(true);
-    }
+    // What the URI itself says of that has no say.
+    tls.allow_invalid_certificates = Some(!endpoint.verify);
     if let Some(file) = &endpoint.ca_file {
         tls.ca_file_path = Some(file.clone());
     }
+}
+
+fn why(error: &driver::error::Error) -> String {
+    MONGODB.explain(&error.kind.to_string())
 }
 
 /// Whether it is not known what became of the call.
@@ -221,7 +225,7 @@ pub fn is_duplicate(error: &driver::error::Error) -> bool {
 #[must_use]
 pub fn trouble(error: &driver::error::Error) -> Error {
     if is_away(error) || error.contains_label(driver::error::TRANSIENT_TRANSACTION_ERROR) {
-        Error::unavailable(format!("mongodb: {}", error.kind))
+        Error::unavailable(format!("mongodb: {}", why(error)))
     } else {
         Error::Corrupt(format!("mongodb: {}", error.kind))
     }

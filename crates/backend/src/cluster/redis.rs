@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use ::redis as driver;
 use driver::aio::MultiplexedConnection;
-use driver::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, TlsCertificates};
+use driver::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, TlsCertificates,
+};
 use tokio::sync::Mutex;
 
 use super::Settings;
 use super::breaker::Breaker;
-use super::settings::Endpoint;
+use super::settings::{Endpoint, REDIS};
 use crate::{Error, Result};
 
 /// A call that takes longer has failed, and its connection with it.
@@ -134,6 +136,7 @@ impl Redis {
                 Ok(session)
             }
             Err(why) => {
+                let why = REDIS.explain(&why);
                 self.inner.breaker.failed(why.as_str());
                 Err(Error::unavailable(format!("redis: {why}")))
             }
@@ -278,11 +281,23 @@ impl Redis {
 
 fn client(endpoint: &Endpoint) -> driver::RedisResult<Client> {
     use driver::IntoConnectionInfo as _;
-    let mut url = endpoint.url.clone();
-    if !endpoint.verify && url.starts_with("rediss://") && !url.contains('#') {
-        url.push_str("#insecure");
-    }
-    let info = url.as_str().into_connection_info()?;
+    let info = endpoint.url.as_str().into_connection_info()?;
+    // What the URL itself says of that has no say.
+    let addr = match info.addr().clone() {
+        ConnectionAddr::TcpTls {
+            host,
+            port,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: !endpoint.verify,
+            tls_params,
+        },
+        addr => addr,
+    };
+    let info = info.set_addr(addr);
     let info = info.set_tcp_settings(driver::io::tcp::TcpSettings::default().set_nodelay(true));
     let Some(ca_file) = &endpoint.ca_file else {
         return Client::open(info);

@@ -1,10 +1,13 @@
 //! Where the servers of the cluster family are, and what all of its processes must agree on.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
 use runtime::env::{self, EnvError, Variable};
 use serde::Deserialize;
+
+use super::trust;
 
 /// A server, and how far it is trusted.
 #[derive(Clone, PartialEq, Eq)]
@@ -55,7 +58,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_REDIS_CA_FILE",
         default: "",
-        meaning: "A PEM file of the authorities to trust for Redis instead of the public ones.",
+        meaning: "A PEM file of the authorities to trust for Redis instead of the public ones (Mozilla's list).",
     },
     Variable {
         name: "DARDA_RABBITMQ_URL",
@@ -70,7 +73,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_RABBITMQ_CA_FILE",
         default: "",
-        meaning: "A PEM file of the authorities to trust for RabbitMQ instead of the public ones.",
+        meaning: "A PEM file of the authorities to trust for RabbitMQ instead of the public ones (Mozilla's list).",
     },
     Variable {
         name: "DARDA_MONGODB_URI",
@@ -85,7 +88,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_MONGODB_CA_FILE",
         default: "",
-        meaning: "A PEM file of the authorities to trust for MongoDB instead of the public ones.",
+        meaning: "A PEM file of the authorities to trust for MongoDB instead of the public ones (Mozilla's list).",
     },
     Variable {
         name: "DARDA_NAMESPACE",
@@ -151,6 +154,16 @@ impl Settings {
     /// When one of [`VARIABLES`] is bad or missing.
     pub fn from_env() -> Result<Self, EnvError> {
         Self::check(env::read("DARDA_")?)
+    }
+
+    /// As [`Settings::from_env`], from other variables than those of this process.
+    ///
+    /// # Errors
+    /// As [`Settings::from_env`].
+    pub fn from_variables(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, EnvError> {
+        Self::check(env::read_from("DARDA_", variables)?)
     }
 
     fn check(flat: Flat) -> Result<Self, EnvError> {
@@ -223,16 +236,16 @@ impl Flat {
 }
 
 /// The variables of one server, and how its addresses begin.
-struct Server {
-    url: &'static str,
+pub(super) struct Server {
+    pub url: &'static str,
     verify: &'static str,
-    ca_file: &'static str,
+    pub ca_file: &'static str,
     schemes: [&'static str; 2],
     /// Whether an address asks for TLS.
     is_tls: fn(&str) -> bool,
 }
 
-const REDIS: Server = Server {
+pub(super) const REDIS: Server = Server {
     url: "DARDA_REDIS_URL",
     verify: "DARDA_REDIS_TLS_VERIFY",
     ca_file: "DARDA_REDIS_CA_FILE",
@@ -240,7 +253,7 @@ const REDIS: Server = Server {
     is_tls: |url| url.starts_with("rediss://"),
 };
 
-const RABBITMQ: Server = Server {
+pub(super) const RABBITMQ: Server = Server {
     url: "DARDA_RABBITMQ_URL",
     verify: "DARDA_RABBITMQ_TLS_VERIFY",
     ca_file: "DARDA_RABBITMQ_CA_FILE",
@@ -248,13 +261,14 @@ const RABBITMQ: Server = Server {
     is_tls: |url| url.starts_with("amqps://"),
 };
 
-const MONGODB: Server = Server {
+pub(super) const MONGODB: Server = Server {
     url: "DARDA_MONGODB_URI",
     verify: "DARDA_MONGODB_TLS_VERIFY",
     ca_file: "DARDA_MONGODB_CA_FILE",
     schemes: ["mongodb://", "mongodb+srv://"],
     is_tls: |url| {
         let options = url.split_once('?').map_or("", |(_, options)| options);
+        let options = options.to_ascii_lowercase();
         let mut options = options.split('&');
         let off = ["tls=false", "ssl=false"];
         let on = ["tls=true", "ssl=true"];
@@ -286,6 +300,9 @@ impl Server {
         if ca_file.is_some() && !is_tls {
             let reason = format!("is set, but {} does not ask for TLS", self.url);
             return Err(EnvError::new(self.ca_file, reason));
+        }
+        if let Some(file) = &ca_file {
+            trust::authorities(file).map_err(|why| EnvError::new(self.ca_file, why))?;
         }
         let verify = verify == Verify::On;
         if is_tls && !verify {
@@ -327,7 +344,7 @@ mod tests {
         let all = all
             .into_iter()
             .map(|(name, value)| (name.into(), value.into()));
-        Settings::check(env::read_from("DARDA_", all)?)
+        Settings::from_variables(all)
     }
 
     #[test]
@@ -358,13 +375,17 @@ mod tests {
 
     #[test]
     fn an_authority_is_for_tls() {
+        let authority = testbed::Authority::new().unwrap();
+        let (file, other) = (authority.file(), authority.file().with_extension("txt"));
+        std::fs::write(&other, "no certificate").unwrap();
+        let (good, bad) = (file.display().to_string(), other.display().to_string());
         for (url, ca_file, secure) in [
             ("DARDA_REDIS_URL", "DARDA_REDIS_CA_FILE", "rediss://r"),
             ("DARDA_RABBITMQ_URL", "DARDA_RABBITMQ_CA_FILE", "amqps://b"),
             (
                 "DARDA_MONGODB_URI",
                 "DARDA_MONGODB_CA_FILE",
-                "mongodb://m/?tls=true",
+                "mongodb://m/?TLS=true",
             ),
             (
                 "DARDA_MONGODB_URI",
@@ -372,13 +393,17 @@ mod tests {
                 "mongodb+srv://m",
             ),
         ] {
-            let error = settings(&[(ca_file, "/ca.pem")]).unwrap_err();
+            let error = settings(&[(ca_file, &good)]).unwrap_err();
             assert_eq!(error.name, ca_file);
-            settings(&[(ca_file, "/ca.pem"), (url, secure)]).unwrap();
+            settings(&[(ca_file, &good), (url, secure)]).unwrap();
+            for file in [bad.as_str(), "/nowhere/ca.pem"] {
+                let error = settings(&[(ca_file, file), (url, secure)]).unwrap_err();
+                assert_eq!(error.name, ca_file, "{error}");
+            }
         }
-        let ca_file = ("DARDA_REDIS_CA_FILE", "/ca.pem");
+        let ca_file = ("DARDA_REDIS_CA_FILE", good.as_str());
         let settings = settings(&[ca_file, ("DARDA_REDIS_URL", "rediss://r")]).unwrap();
-        assert_eq!(settings.redis.ca_file, Some("/ca.pem".into()));
+        assert_eq!(settings.redis.ca_file, Some(file));
     }
 
     #[test]

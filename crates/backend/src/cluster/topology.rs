@@ -7,12 +7,13 @@ use ::lapin as driver;
 use driver::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
 };
+use driver::tcp::{AMQPUriTcpExt as _, RustlsConnector};
 use driver::types::{AMQPValue, FieldTable, LongString, ShortString};
-use driver::uri::AMQPUri;
+use driver::uri::{AMQPScheme, AMQPUri};
 use driver::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
-use super::Settings;
-use super::settings::{Broker, Endpoint};
+use super::settings::{Broker, Endpoint, RABBITMQ};
+use super::{Settings, trust};
 use crate::{Error, Result};
 
 /// Bytes that may wait in a shard queue; beyond that the broker refuses, and senders are told so.
@@ -180,9 +181,27 @@ pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Connection> {
     let mut uri: AMQPUri = endpoint
         .url
         .parse()
-        .map_err(|why| Error::Refused(format!("DARDA_RABBITMQ_URL: {why}")))?;
+        .map_err(|why| Error::Refused(format!("{}: {why}", RABBITMQ.url)))?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
-    let connecting = Connection::connect_uri(uri, properties);
+    let tls = match uri.scheme {
+        AMQPScheme::AMQP => None,
+        AMQPScheme::AMQPS => {
+            let config = trust::client(endpoint)
+                .map_err(|why| Error::Refused(format!("{}: {why}", RABBITMQ.ca_file)))?;
+            Some(RustlsConnector::from(config))
+        }
+    };
+    let runtime = driver::runtime::default_runtime().map_err(|e| trouble(&e))?;
+    let greet = async move |mut uri: AMQPUri, runtime| {
+        // The driver would choose the authorities by itself.
+        uri.scheme = AMQPScheme::AMQP;
+        let stream = uri.connect_async(&runtime).await?;
+        Ok(match &tls {
+            Some(tls) => stream.into_rustls(tls, &uri.authority.host).await?,
+            None => stream,
+        })
+    };
+    let connecting = Connection::connector(uri, runtime, greet, properties);
     tokio::time::timeout(CONNECT_WITHIN, connecting)
         .await
         .map_err(|_| Error::unavailable("rabbitmq: no connection in time"))?
@@ -192,7 +211,8 @@ pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Connection> {
 /// What a caller can do about an error of the driver.
 #[must_use]
 pub fn trouble(error: &driver::Error) -> Error {
-    Error::unavailable(format!("rabbitmq: {error}"))
+    let why = RABBITMQ.explain(&error.to_string());
+    Error::unavailable(format!("rabbitmq: {why}"))
 }
 
 fn durable() -> QueueDeclareOptions {

@@ -6,7 +6,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
-use testbed::{Data, Generation, RabbitMq};
+use testbed::{Data, Generation, RabbitMq, RabbitMqOptions};
 
 use crate::{folder, runs, skipped};
 
@@ -71,7 +71,11 @@ async fn keeps_what_was_confirmed(generation: Generation) {
     if skipped(RabbitMq::missing_with(generation)) {
         return;
     }
-    let server = RabbitMq::start_with(generation).await.unwrap();
+    let options = RabbitMqOptions {
+        generation,
+        ..RabbitMqOptions::default()
+    };
+    let server = RabbitMq::start_with(options).await.unwrap();
     let (_connection, channel) = connect(&server).await;
     declare(&channel).await.unwrap();
     assert!(matches!(
