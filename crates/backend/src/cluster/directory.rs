@@ -20,6 +20,7 @@ mod emptying;
 mod grams;
 mod indexes;
 mod lookups;
+mod orphans;
 mod queries;
 mod sessions;
 mod shared;
@@ -44,6 +45,7 @@ use changes::Changes;
 use documents::Pair;
 pub(super) use indexes::indexes;
 use lookups::Sources;
+use orphans::Orphans;
 use sessions::Sessions;
 use shared::Shared;
 use transaction::Transactions;
@@ -83,6 +85,7 @@ impl MongoDirectory {
             sessions: Arc::clone(&sessions),
             shared: Arc::clone(&shared),
             maker: format!("{:016x}", rand::random::<u64>()).into(),
+            orphans: Orphans::default(),
         };
         let inner = Arc::new(Inner {
             sources: Sources::new(Arc::clone(&sessions), Arc::clone(&shared)),

@@ -35,6 +35,7 @@ const NOT_NOW: [i32; 13] = [
 pub struct Mongo {
     client: Client,
     database: Database,
+    app_name: Arc<str>,
     breaker: Arc<Breaker>,
     /// Calls wait until this says that the migrations are done.
     migrated: Option<watch::Receiver<bool>>,
@@ -49,7 +50,8 @@ impl Mongo {
         let refused = |e: driver::error::Error| Error::Refused(format!("DARDA_MONGODB_URI: {e}"));
         let endpoint = &settings.mongodb;
         let mut options = ClientOptions::parse(&endpoint.url).await.map_err(refused)?;
-        options.app_name.get_or_insert_with(|| "darda".to_owned());
+        let app_name = options.app_name.get_or_insert_with(|| "darda".to_owned());
+        let app_name = app_name.as_str().into();
         options.server_selection_timeout = Some(SELECT_WITHIN);
         options.connect_timeout = Some(CONNECT_WITHIN);
         options.max_pool_size.get_or_insert(32);
@@ -70,6 +72,7 @@ impl Mongo {
         Ok(Self {
             database: client.database(&name),
             client,
+            app_name,
             breaker: Arc::new(Breaker::new("mongodb")),
             migrated: None,
         })
@@ -88,6 +91,12 @@ impl Mongo {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What MongoDB knows this process and its like by.
+    #[must_use]
+    pub fn app_name(&self) -> &str {
+        &self.app_name
     }
 
     /// The database of this installation.

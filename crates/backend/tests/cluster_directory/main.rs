@@ -4,6 +4,7 @@
 mod caching;
 mod functions;
 mod indexes;
+mod orphans;
 mod outage;
 mod stage;
 

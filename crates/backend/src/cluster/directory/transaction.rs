@@ -22,6 +22,7 @@ use super::documents::{
     ROOMS, RoomDocument,
 };
 use super::grams;
+use super::orphans::Orphans;
 use super::queries::{
     by_id, by_pair, everyone_in, find_in, member_id, room_options, without_grams,
 };
@@ -31,7 +32,9 @@ use super::work::{Found, Needs, Work};
 use crate::Error;
 
 /// How long the changes of one transaction may take, with all that is tried again.
-const DONE_WITHIN: Duration = Duration::from_millis(1750);
+pub(super) const DONE_WITHIN: Duration = Duration::from_millis(1750);
+/// Whoever is in conflict for longer than this may be so with somebody who is no more.
+const HELD_UP: Duration = Duration::from_millis(300);
 /// The pause before the second try; it doubles up to the other one. A try that meets another transaction costs little.
 const PAUSE_MIN: Duration = Duration::from_millis(3);
 const PAUSE_MAX: Duration = Duration::from_millis(24);
@@ -58,6 +61,7 @@ pub(super) struct Transactions {
     pub sessions: Arc<Sessions>,
     pub shared: Arc<Shared>,
     pub maker: Arc<str>,
+    pub orphans: Orphans,
 }
 
 impl Transactions {
@@ -68,7 +72,8 @@ impl Transactions {
         needs: &Needs,
         mut changes: impl FnMut(&mut Work) + Send,
     ) -> Outcome {
-        let deadline = Instant::now() + DONE_WITHIN;
+        let begun = Instant::now();
+        let deadline = begun + DONE_WITHIN;
         let mut pause = PAUSE_MIN;
         loop {
             let tried = self.attempt(room, needs, &mut changes, deadline);
@@ -77,6 +82,9 @@ impl Transactions {
                 Err(Trouble::Final(error)) => return Outcome::Failed(error),
                 Err(Trouble::Conflict(error)) => error,
             };
+            if begun.elapsed() > HELD_UP {
+                self.orphans.end(&self.sessions.mongo).await;
+            }
             let wait = pause.mul_f64(rand::random_range(0.5..1.5));
             if Instant::now() + wait >= deadline {
                 return Outcome::Failed(Error::unavailable(format!(
