@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use backend::log::Appended;
 use backend::relay::Signal;
+use futures_util::stream::{self, StreamExt as _};
 use protocol::{
     ClientFrame, CloseCode, ErrorCode, ErrorFrame, Fetch, Hello, Position, RoomId, Seq,
     ServerFrame, Subscribe, SubscribeRoom, Subscribed, Timestamp, Typing, UserId, Welcome,
@@ -22,6 +23,8 @@ use crate::session::{Act, answerable};
 
 /// Who is online is told up to this number in `subscribed`.
 const ONLINE_MAX: usize = 50;
+/// Rooms of one `subscribe` that are entered at the same time.
+const ENTERED_AT_ONCE: usize = 16;
 
 /// Serves an upgraded connection to its end. `first` is what arrived with the request.
 pub async fn serve(hub: &Rc<Hub>, stream: TcpStream, first: Vec<u8>, user: Option<UserId>) {
@@ -383,17 +386,22 @@ async fn subscribe_all(
         };
         return hub.answer(connection, &refused(refusal, subscribe.reference, None));
     }
-    for wanted in subscribe.rooms {
+    let reference = subscribe.reference.as_deref();
+    let entering = subscribe.rooms.into_iter().map(|wanted| {
+        let room = wanted.room.clone();
+        async { (room, enter(hub, connection, user, wanted).await) }
+    });
+    // A room that has to wait for something must not add its time to that of the others. They are answered in order.
+    let mut entered = stream::iter(entering).buffered(ENTERED_AT_ONCE);
+    while let Some((room, result)) = entered.next().await {
         if connection.is_over() {
             return;
         }
-        let room = wanted.room.clone();
-        let reference = subscribe.reference.clone();
-        let result = subscribe_one(hub, connection, user, wanted, reference.clone()).await;
+        let result = result.and_then(|entered| subscribe_one(hub, connection, entered, reference));
         if let Err(refusal) = result {
             hub.unsubscribe(connection, &room);
             let error = ErrorFrame {
-                reference,
+                reference: reference.map(str::to_owned),
                 room: Some(room),
                 ..refusal.into_frame()
             };
@@ -402,13 +410,21 @@ async fn subscribe_all(
     }
 }
 
-async fn subscribe_one(
+/// A room that may be subscribed to.
+struct Entered {
+    /// Where the worker holds it.
+    key: usize,
+    /// The answer, but for the `ref`.
+    answer: Subscribed,
+}
+
+/// Finds out what a subscription begins with.
+async fn enter(
     hub: &Rc<Hub>,
     connection: &Rc<Connection>,
     user: &UserId,
     wanted: SubscribeRoom,
-    reference: Option<String>,
-) -> Result<(), Refusal> {
+) -> Result<Entered, Refusal> {
     let process = &hub.process;
     let most = process.limits.subscriptions;
     let count = connection.subscriptions.borrow().len();
@@ -440,19 +456,30 @@ async fn subscribe_one(
         tracing::debug!(%error, "presence is not known");
         Vec::new()
     });
-    hub.answer(
-        connection,
-        &ServerFrame::Subscribed(Subscribed {
-            reference,
-            room: room.id,
-            head,
-            after,
-            read: member.read,
-            members: room.members,
-            online,
-        }),
-    );
-    if hub.begin(connection, key, id, after.get(), head.get()) {
+    let answer = Subscribed {
+        reference: None,
+        room: room.id,
+        head,
+        after,
+        read: member.read,
+        members: room.members,
+        online,
+    };
+    Ok(Entered { key, answer })
+}
+
+/// Answers, and begins to deliver.
+fn subscribe_one(
+    hub: &Rc<Hub>,
+    connection: &Rc<Connection>,
+    entered: Entered,
+    reference: Option<&str>,
+) -> Result<(), Refusal> {
+    let Entered { key, mut answer } = entered;
+    answer.reference = reference.map(str::to_owned);
+    let (room, after, head) = (answer.room.clone(), answer.after.get(), answer.head.get());
+    hub.answer(connection, &ServerFrame::Subscribed(answer));
+    if hub.begin(connection, key, &room, after, head) {
         Ok(())
     } else {
         Err(Refusal::no_room())

@@ -57,7 +57,8 @@ impl Hub {
         room.head = room.head.max(head);
         let subscription = &mut room.subscriptions[at];
         subscription.position = position;
-        subscription.state = State::Live;
+        // It may have begun already, when a client names a room twice.
+        self.set_apart(subscription, State::Live);
         // Whatever was appended after the head was read comes through the mailbox, or has come already.
         if position < room.head {
             fall_behind(&self.process, subscription, &mut tables.dirty);
