@@ -4,7 +4,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use backend::log::Appended;
 use backend::relay::Signal;
@@ -15,6 +15,7 @@ use protocol::{
 };
 use rest::Refusal;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::connection::Connection;
 use crate::hub::Hub;
@@ -25,6 +26,8 @@ use crate::session::{Act, answerable};
 const ONLINE_MAX: usize = 50;
 /// Rooms of one `subscribe` that are entered at the same time.
 const ENTERED_AT_ONCE: usize = 16;
+/// A room that takes longer to be entered is to be asked for again.
+const ENTERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves an upgraded connection to its end. `first` is what arrived with the request.
 pub async fn serve(hub: &Rc<Hub>, stream: TcpStream, first: Vec<u8>, user: Option<UserId>) {
@@ -389,7 +392,10 @@ async fn subscribe_all(
     let reference = subscribe.reference.as_deref();
     let entering = subscribe.rooms.into_iter().map(|wanted| {
         let room = wanted.room.clone();
-        async { (room, enter(hub, connection, user, wanted).await) }
+        async {
+            let entered = timeout(ENTERED_WITHIN, enter(hub, connection, user, wanted)).await;
+            (room, entered.unwrap_or_else(|_| Err(too_late())))
+        }
     });
     // A room that has to wait for something must not add its time to that of the others. They are answered in order.
     let mut entered = stream::iter(entering).buffered(ENTERED_AT_ONCE);
@@ -408,6 +414,10 @@ async fn subscribe_all(
             hub.answer(connection, &ServerFrame::Error(error));
         }
     }
+}
+
+fn too_late() -> Refusal {
+    backend::Error::unavailable("what there is to know of the room did not come in time").into()
 }
 
 /// A room that may be subscribed to.
