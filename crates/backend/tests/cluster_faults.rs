@@ -288,6 +288,26 @@ async fn a_certain_head_never_goes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn without_redis_a_page_before_a_known_place_is_whole_or_refused() {
+    let stage = Stage::without_a_worker().await;
+    let pod = stage.pod().await;
+    load(&pod, "harbour", 5).await;
+    let (harbour, last) = (room("harbour"), Seq::new(5).unwrap());
+    stage.redis.kill();
+    // Nothing is stored: what stands before the last message is nowhere to be had.
+    let page = pod.family.log.read_before(&harbour, last, 10).await;
+    assert!(matches!(page, Err(Error::Unavailable { .. })), "{page:?}");
+
+    stage.start_worker();
+    eventually("a page that is stored", async || {
+        let page = pod.family.log.read_before(&harbour, last, 10).await;
+        page.is_ok_and(|page| page.events.len() == 4)
+    })
+    .await;
+    pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flush_is_noticed_by_the_next_call() {
     let stage = Stage::new().await;
     let pod = stage.pod().await;

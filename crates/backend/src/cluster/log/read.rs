@@ -301,7 +301,8 @@ impl Core {
         let here = match self.fetch(room, 0, limit, before.max(1)).await {
             Ok(Fetched::Gone) => return Ok((Tail::default(), Vec::new())),
             Ok(Fetched::Here(here)) => Some(here),
-            Ok(Fetched::Cold) | Err(Error::Unavailable { .. }) => None,
+            Ok(Fetched::Cold) => None,
+            Err(Error::Unavailable { .. }) => return self.stored_alone(room, before, limit).await,
             Err(error) => return Err(error),
         };
         let Some(here) = here else {
@@ -330,6 +331,25 @@ impl Core {
             }
             older.append(&mut events);
             events = older;
+        }
+        Ok((tail, events))
+    }
+
+    /// The same without Redis. What is just before a place that somebody knows may not be stored yet; only the end of all that
+    /// is stored can be told for sure.
+    async fn stored_alone(
+        &self,
+        room: &RoomId,
+        before: u64,
+        limit: usize,
+    ) -> Result<(Tail, Vec<Arc<Event>>)> {
+        let tail = self.stored_tail(room, Seq::MAX.get()).await?;
+        let events = self.stored_before(room, before, limit).await?;
+        let end = events.last().map_or(0, |event| event.seq.get());
+        if before < Seq::MAX.get() && tail.head < before && end + 1 < before {
+            return Err(Error::unavailable(
+                "redis is away, and what was asked for is not stored yet",
+            ));
         }
         Ok((tail, events))
     }
