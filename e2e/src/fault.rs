@@ -2,6 +2,7 @@
 //! itself.
 
 mod all;
+mod disk;
 mod link;
 mod mongo;
 mod process;
@@ -15,8 +16,9 @@ use anyhow::{Result, bail};
 use async_trait::async_trait;
 use rand::rngs::StdRng;
 
-use crate::system::{MongoPath, Server, System};
+use crate::system::{Disk, MongoPath, Server, System};
 use all::{Calm, PowerCut};
+use disk::{BrokersDiskFull, OwnDiskFull};
 use link::{Link, Trouble};
 use mongo::{How, Members, StepDown, Who};
 use process::{Crash, CrashLoop, Freeze, Replace};
@@ -46,6 +48,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Standalone, Self::Cluster];
+
     /// Its word on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -91,6 +96,18 @@ pub fn mongo_path(fault: &str) -> MongoPath {
     }
 }
 
+/// Whether something has to be on a small disk for a fault.
+#[must_use]
+pub fn on_small_disk(fault: &str) -> bool {
+    fault.ends_with("disk_full")
+}
+
+/// What a fault lacks here.
+#[must_use]
+pub fn missing(fault: &str) -> Option<&'static str> {
+    Disk::missing().filter(|_| on_small_disk(fault))
+}
+
 /// Every fault. The telling ones come first, for short budgets.
 const FAULTS: &[(Family, &str, Make)] = &[
     (Family::Standalone, "calm", || Box::new(Calm)),
@@ -103,6 +120,7 @@ const FAULTS: &[(Family, &str, Make)] = &[
     (Family::Standalone, "replace", || {
         Box::new(Replace::of("standalone"))
     }),
+    (Family::Standalone, "disk_full", || Box::new(OwnDiskFull)),
     (Family::Cluster, "calm", || Box::new(Calm)),
     (Family::Cluster, "pod_crash", || Box::new(Crash::of("pod-"))),
     (Family::Cluster, "redis_flush", || Box::new(Loss::Flush)),
@@ -201,6 +219,9 @@ const FAULTS: &[(Family, &str, Make)] = &[
         Box::new(Broken::Memory)
     }),
     (Family::Cluster, "rabbitmq_disk", || Box::new(Broken::Disk)),
+    (Family::Cluster, "rabbitmq_disk_full", || {
+        Box::new(BrokersDiskFull)
+    }),
     (Family::Cluster, "mongodb_step_down", || Box::new(StepDown)),
     (Family::Cluster, "mongodb_primary_freeze", || {
         members(How::Freeze, Who::Primary)
@@ -239,7 +260,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_an_unknown_one_is_told() {
-        for family in [Family::Standalone, Family::Cluster] {
+        for family in Family::ALL {
             let mut names = family.faults();
             let count = names.len();
             names.sort_unstable();

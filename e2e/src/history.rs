@@ -204,6 +204,10 @@ pub enum Step {
         at: Micros,
         head: Seq,
     },
+    /// For too long the server neither confirmed nor refused a subscription, on a connection that was alive.
+    Unanswered {
+        at: Micros,
+    },
     /// The reader was told that the room is not there (any more), or starts anew.
     Closed {
         at: Micros,

@@ -135,6 +135,17 @@ impl Http {
         }
     }
 
+    /// `GET /readyz`.
+    ///
+    /// # Errors
+    /// When it is not, or does not answer.
+    pub async fn ready(&self, server: &Address) -> Result<(), HttpError> {
+        let request = self.agent.get(server.http("/readyz"));
+        blocking(move || read::<serde_json::Value>(request.call()))
+            .await
+            .map(drop)
+    }
+
     /// Reads a room's whole log, page by page. What comes while it reads may be part of it or not.
     ///
     /// # Errors

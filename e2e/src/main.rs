@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use client::Address;
-use e2e::fault::Family;
+use e2e::fault::{self, Family};
 use e2e::history::History;
 use e2e::matrix;
-use e2e::system::Programs;
+use e2e::system::{Programs, Servers};
 use e2e::workload::Plan;
 use e2e::{judge, watch};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,8 +30,9 @@ struct Cli {
 enum Command {
     /// Starts a system, breaks it again and again, and prints a table.
     Matrix {
-        #[arg(long, value_enum, default_value_t = Family::Standalone)]
-        family: Family,
+        /// One process, or a cluster over Redis, RabbitMQ and MongoDB; both when not given.
+        #[arg(long, value_enum)]
+        family: Option<Family>,
         /// Everything random follows from it.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -62,8 +63,8 @@ enum Command {
     },
     /// Lists the faults.
     Faults {
-        #[arg(long, value_enum, default_value_t = Family::Standalone)]
-        family: Family,
+        #[arg(long, value_enum)]
+        family: Option<Family>,
     },
     /// Sends to and reads from servers that run already, and judges; whatever breaks them comes from outside.
     Watch {
@@ -134,13 +135,11 @@ async fn run(command: Command) -> Result<bool> {
             keep,
             json,
         } => {
-            let all = || family.faults().into_iter().map(str::to_owned).collect();
             let options = matrix::Options {
-                family,
                 programs: programs.map_or_else(Programs::beside_this, |at| Ok(Programs::of(at)))?,
                 seed,
                 budget: Duration::from_secs(seconds),
-                faults: if faults.is_empty() { all() } else { faults },
+                faults: possible(family, named(family, &faults)?)?,
                 runs,
                 per_sec: rate,
                 folder: absolute(folder)?,
@@ -164,7 +163,9 @@ async fn run(command: Command) -> Result<bool> {
             Ok(table.is_clean())
         }
         Command::Faults { family } => {
-            println!("{}", family.faults().join("\n"));
+            for (family, fault) in named(family, &[])? {
+                println!("{} {fault}", family.name());
+            }
             Ok(true)
         }
         Command::Watch {
@@ -207,6 +208,53 @@ async fn run(command: Command) -> Result<bool> {
             Ok(verdict.is_clean())
         }
     }
+}
+
+/// The faults of these names, or all of them.
+fn named(family: Option<Family>, names: &[String]) -> Result<Vec<(Family, String)>> {
+    let families = family.map_or(Family::ALL.to_vec(), |family| vec![family]);
+    let faults: Vec<_> = families
+        .iter()
+        .flat_map(|family| {
+            family
+                .faults()
+                .into_iter()
+                .map(|name| (*family, name.to_owned()))
+        })
+        .filter(|(_, name)| names.is_empty() || names.contains(name))
+        .collect();
+    for name in names {
+        ensure!(
+            faults.iter().any(|(_, fault)| fault == name),
+            "there is no fault '{name}'; `checker faults` lists them"
+        );
+    }
+    Ok(faults)
+}
+
+/// Those that can be made here. What was not asked for by its family is left out, and that is said.
+fn possible(
+    family: Option<Family>,
+    mut faults: Vec<(Family, String)>,
+) -> Result<Vec<(Family, String)>> {
+    if family != Some(Family::Cluster)
+        && let Some(missing) = Servers::missing()
+    {
+        let all = faults.len();
+        faults.retain(|(family, _)| *family != Family::Cluster);
+        if faults.len() < all {
+            eprintln!("skipped: the cluster needs {missing}");
+        }
+    }
+    faults.retain(|(_, fault)| match fault::missing(fault) {
+        Some(missing) => {
+            eprintln!("skipped: {fault} needs {missing}");
+            false
+        }
+        None => true,
+    });
+    ensure!(!faults.is_empty(), "nothing is left to be done");
+    Ok(faults)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {

@@ -2,7 +2,8 @@
 //!
 //! A *session* is one life of the processes with one set of rooms, in which a fault is injected several times, each at a
 //! random moment under load; each is a *run*. Sessions go round the faults until every fault had its runs or the time is
-//! over, so that a short budget still has something of everything. A session depends on nothing but its seed.
+//! over; those of the first round have one run, so that a short budget has something of everything. A session depends
+//! on nothing but its seed. The servers of a cluster live on from one session to the next while nothing is wrong.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use crate::fault::{Family, Fault, mongo_path};
+use crate::fault::{Family, Fault, mongo_path, on_small_disk};
 use crate::history::{History, Injection};
 use crate::judge::{Verdict, judge};
 use crate::report::{Row, Table};
@@ -24,16 +25,17 @@ use crate::workload::{Plan, Workload, World};
 const RUNS_PER_SESSION: u32 = 5;
 /// Between recovery and the next fault.
 const CALM: (f64, f64) = (0.5, 2.5);
+/// Sessions in a row that could not be held; then something is wrong that is not under test.
+const FAILURES_MAX: u32 = 3;
 
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub family: Family,
     pub programs: Programs,
     pub seed: u64,
     /// No session begins after this time.
     pub budget: Duration,
-    pub faults: Vec<String>,
+    pub faults: Vec<(Family, String)>,
     /// Of each fault.
     pub runs: u32,
     /// New acts per second.
@@ -47,6 +49,7 @@ pub struct Options {
 /// One session and what came of it.
 #[derive(Debug)]
 pub struct Session {
+    pub family: Family,
     pub fault: String,
     pub seed: u64,
     /// Faults injected.
@@ -64,6 +67,19 @@ impl Session {
     pub fn is_clean(&self) -> bool {
         self.failure.is_none() && self.verdict.is_clean()
     }
+
+    /// One that could not be held.
+    fn failed(family: Family, fault: &str, seed: u64, error: &anyhow::Error) -> Self {
+        Self {
+            family,
+            fault: fault.to_owned(),
+            seed,
+            runs: 0,
+            verdict: Verdict::default(),
+            failure: Some(format!("{error:#}")),
+            folder: None,
+        }
+    }
 }
 
 /// Runs the matrix; the table. What is worth knowing at once goes to `tell`.
@@ -72,46 +88,90 @@ impl Session {
 /// When something that is not under test does not work.
 pub async fn run(options: &Options, tell: &mut dyn FnMut(String)) -> Result<Table> {
     let end = Instant::now() + options.budget;
-    let mut table = Table::new(options.family.name(), options.seed);
-    for fault in &options.faults {
+    let mut table = Table::new(options.seed);
+    for (family, fault) in &options.faults {
         // A name that is wrong is told before anything is started.
-        options.family.fault(fault)?;
-        table.rows.push(Row::new(fault));
+        family.fault(fault)?;
+        table.rows.push(Row::new(*family, fault));
     }
-    let servers = match options.family {
-        Family::Standalone => None,
-        Family::Cluster => Some(Arc::new(Servers::start().await?)),
-    };
-    let rounds = options.runs.div_ceil(RUNS_PER_SESSION);
-    for round in 0..rounds {
-        let runs = RUNS_PER_SESSION.min(options.runs - round * RUNS_PER_SESSION);
-        for (index, fault) in options.faults.iter().enumerate() {
+    let (mut servers, mut failures) = (None, 0);
+    let mut round = 0;
+    while table.rows.iter().any(|row| row.asked < options.runs) {
+        let seed = options.seed + round;
+        for (index, (family, fault)) in options.faults.iter().enumerate() {
+            let left = options.runs - table.rows[index].asked;
+            let runs = left.min(if round == 0 { 1 } else { RUNS_PER_SESSION });
+            if runs == 0 {
+                continue;
+            }
             if Instant::now() >= end {
                 table.is_cut_short = true;
                 return Ok(table);
             }
-            let seed = options.seed + u64::from(round);
             let begun = Instant::now();
-            let session = session(options, servers.as_ref(), fault, seed, runs).await?;
-            tell(said(options, &session, begun.elapsed()));
+            let held = hold(options, *family, fault, seed, runs, &mut servers).await;
+            let session = match held {
+                Ok(session) => {
+                    failures = 0;
+                    session
+                }
+                Err(error) if failures + 1 < FAILURES_MAX => {
+                    failures += 1;
+                    Session::failed(*family, fault, seed, &error)
+                }
+                Err(error) => return Err(error),
+            };
+            if !session.is_clean() {
+                // Whatever state the servers are in, it is not for the next one.
+                servers = None;
+            }
+            tell(said(&session, runs, begun.elapsed()));
+            table.rows[index].asked += runs;
             table.rows[index].add(&session);
         }
+        round += 1;
     }
     Ok(table)
 }
 
+/// Holds a session, with servers if it needs some.
+async fn hold(
+    options: &Options,
+    family: Family,
+    fault: &str,
+    seed: u64,
+    runs: u32,
+    servers: &mut Option<Arc<Servers>>,
+) -> Result<Session> {
+    let of_session = match (family, &servers) {
+        (Family::Standalone, _) => None,
+        (Family::Cluster, _) if on_small_disk(fault) => {
+            // For this session alone.
+            let disk = options.folder.join("disk");
+            Some(Arc::new(Servers::start_on_small_disk(&disk).await?))
+        }
+        (Family::Cluster, Some(servers)) => Some(Arc::clone(servers)),
+        (Family::Cluster, None) => {
+            let started = Arc::new(Servers::start().await?);
+            Some(Arc::clone(servers.insert(started)))
+        }
+    };
+    session(options, family, of_session.as_ref(), fault, seed, runs).await
+}
+
 /// A line for people, and more when something is wrong.
-fn said(options: &Options, session: &Session, took: Duration) -> String {
+fn said(session: &Session, asked: u32, took: Duration) -> String {
     let Session {
+        family,
         fault,
         seed,
         runs,
         verdict,
         ..
     } = session;
-    let outage = &verdict.outage;
+    let (family, outage) = (family.name(), &verdict.outage);
     let mut text = format!(
-        "{fault}: {runs} runs in {:.0} s, {} acked, {} repeated, unavailable {} s, recovery {} ms: {}",
+        "{family} {fault}: {runs} runs in {:.0} s, {} acked, {} repeated, unavailable {} s, recovery {} ms: {}",
         took.as_secs_f64(),
         verdict.messages.acked,
         verdict.messages.repeated,
@@ -132,9 +192,8 @@ fn said(options: &Options, session: &Session, took: Duration) -> String {
     for violation in verdict.violations.iter().take(10) {
         text += &format!("\n  {violation}");
     }
-    let family = options.family.name();
     text += &format!(
-        "\n  repeat with: checker matrix --family {family} --faults {fault} --seed {seed} --runs {runs}"
+        "\n  repeat with: checker matrix --family {family} --faults {fault} --seed {seed} --runs {asked}"
     );
     if let Some(folder) = &session.folder {
         text += &format!("\n  kept in {}", folder.display());
@@ -144,6 +203,7 @@ fn said(options: &Options, session: &Session, took: Duration) -> String {
 
 async fn session(
     options: &Options,
+    family: Family,
     servers: Option<&Arc<Servers>>,
     fault: &str,
     seed: u64,
@@ -151,7 +211,7 @@ async fn session(
 ) -> Result<Session> {
     let folder = options
         .folder
-        .join(format!("{}-{fault}-{seed}", options.family.name()));
+        .join(format!("{}-{fault}-{seed}", family.name()));
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
@@ -161,6 +221,9 @@ async fn session(
         ..Plan::new(seed, format!("s{seed:x}"))
     };
     let mut system = match servers {
+        None if on_small_disk(fault) => {
+            System::standalone_on_small_disk(&options.programs, &folder).await?
+        }
         None => System::standalone(&options.programs, &folder).await?,
         Some(servers) => {
             let namespace = format!("s{seed:x}-{:x}", rand::random::<u32>());
@@ -168,8 +231,8 @@ async fn session(
             System::cluster(&options.programs, &folder, servers, &namespace, path).await?
         }
     };
-    let workload = Workload::start(&plan, system.pods())?;
-    let (faults, trouble) = inject(options, fault, seed, runs, &mut system, &workload).await?;
+    let mut workload = Workload::start(&plan, system.pods())?;
+    let (faults, trouble) = inject(family, fault, seed, runs, &mut system, &mut workload).await?;
     let injected = faults.len() as u32;
     let (mut history, ended) = workload.finish(faults).await;
     let mut failures: Vec<String> = trouble.into_iter().collect();
@@ -185,6 +248,7 @@ async fn session(
     failures.extend(system.crashed()?);
     system.end().await?;
     let mut session = Session {
+        family,
         fault: fault.to_owned(),
         seed,
         runs: injected,
@@ -196,6 +260,8 @@ async fn session(
         // What is wrong there is not the product's fault.
         system.clear().await?;
     }
+    // What is on a small disk goes with it.
+    drop(system);
     if session.is_clean() && !options.keep {
         fs::remove_dir_all(&folder)?;
         session.folder = None;
@@ -222,20 +288,21 @@ async fn inspect(system: &System, history: &mut History, patience: Duration) -> 
 
 /// Injects and heals again and again. Also says why it had to stop early.
 async fn inject(
-    options: &Options,
+    family: Family,
     name: &str,
     seed: u64,
     runs: u32,
     system: &mut System,
-    workload: &Workload,
+    workload: &mut Workload,
 ) -> Result<(Vec<Injection>, Option<String>)> {
     let mut random = World::random(seed, name);
-    let mut fault: Box<dyn Fault> = options.family.fault(name)?;
+    let mut fault: Box<dyn Fault> = family.fault(name)?;
     let clock = workload.clock();
     let mut faults = Vec::new();
     if let Err(error) = workload.recovered(0).await {
         return Ok((faults, Some(format!("before any fault: {error:#}"))));
     }
+    workload.begin();
     for run in 0..runs {
         sleep(Duration::from_secs_f64(random.random_range(CALM.0..CALM.1))).await;
         let at = clock.now();

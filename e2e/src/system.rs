@@ -2,6 +2,7 @@
 
 mod broker;
 mod cluster;
+mod disk;
 mod resp;
 mod servers;
 mod stored;
@@ -19,6 +20,7 @@ use crate::workload::Pod;
 
 pub use broker::{Broker, Envelope};
 pub use cluster::{Cluster, MongoPath, Server};
+pub use disk::Disk;
 pub use resp::command as redis_command;
 pub use servers::Servers;
 pub use stored::Stored;
@@ -69,6 +71,8 @@ pub struct System {
     pub folder: PathBuf,
     /// The servers, where there are any.
     pub(crate) cluster: Option<Cluster>,
+    /// What the only process has its data on, if it is small.
+    disk: Option<Disk>,
 }
 
 impl System {
@@ -77,7 +81,20 @@ impl System {
     /// # Errors
     /// When it does not start.
     pub async fn standalone(programs: &Programs, folder: &Path) -> Result<Self> {
-        let data = folder.join("data");
+        Self::one(programs, folder, None).await
+    }
+
+    /// One process over a small disk that can be filled.
+    ///
+    /// # Errors
+    /// When there can be no such disk, or it does not start.
+    pub async fn standalone_on_small_disk(programs: &Programs, folder: &Path) -> Result<Self> {
+        let disk = Disk::new(&folder.join("disk"), DISK_MIB)?;
+        Self::one(programs, folder, Some(disk)).await
+    }
+
+    async fn one(programs: &Programs, folder: &Path, disk: Option<Disk>) -> Result<Self> {
+        let data = disk.as_ref().map_or(folder, Disk::path).join("data");
         fs::create_dir_all(&data)?;
         let host = host();
         let mut env = clients(&host);
@@ -90,7 +107,16 @@ impl System {
             processes: vec![process],
             folder: folder.to_owned(),
             cluster: None,
+            disk,
         })
+    }
+
+    /// The small disk of the only process.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn disk(&self) -> Result<&Disk> {
+        self.disk.as_ref().context("nothing is on a small disk")
     }
 
     /// What belongs to it when it is a cluster.
@@ -167,6 +193,8 @@ impl System {
     }
 }
 
+/// Enough for a session.
+const DISK_MIB: u32 = 64;
 const HTTP_PORT: u16 = 18080;
 const ADMIN_PORT: u16 = 19090;
 
@@ -178,11 +206,21 @@ fn host() -> String {
     format!("127.{}.{}.{}", byte(), byte(), byte())
 }
 
+/// The settings of any process.
+fn operators(host: &str) -> BTreeMap<String, String> {
+    [
+        ("DARDA_ADMIN_ADDR", format!("{host}:{ADMIN_PORT}")),
+        ("DARDA_LOG", "info,backend=debug".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
 /// The settings of a process that serves clients: it limits nobody, and notices soon who is gone.
 fn clients(host: &str) -> BTreeMap<String, String> {
-    [
+    let mut env = operators(host);
+    let more = [
         ("DARDA_HTTP_ADDR", format!("{host}:{HTTP_PORT}")),
-        ("DARDA_ADMIN_ADDR", format!("{host}:{ADMIN_PORT}")),
         (
             "DARDA_ALLOWED_ORIGINS",
             format!("http://{host}:{HTTP_PORT}"),
@@ -194,7 +232,7 @@ fn clients(host: &str) -> BTreeMap<String, String> {
         ("DARDA_HEARTBEAT_SECS", "1".to_owned()),
         ("DARDA_DRAIN_SECS", "5".to_owned()),
         ("DARDA_HTTP_WORKERS", "1".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    ];
+    env.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    env
 }

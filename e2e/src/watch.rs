@@ -29,9 +29,10 @@ pub async fn run(plan: &Plan, addresses: &[Address], time: Duration) -> Result<(
         name: address.authority().into(),
         address: address.clone(),
     };
-    let workload = Workload::start(plan, addresses.iter().map(pod).collect())?;
+    let mut workload = Workload::start(plan, addresses.iter().map(pod).collect())?;
     let begun = workload.recovered(0).await;
     begun.context("the servers do not take messages")?;
+    workload.begin();
     sleep(time).await;
     let (history, ended) = workload.finish(Vec::new()).await;
     ended?;

@@ -136,6 +136,11 @@ impl Workload {
         })
     }
 
+    /// What is measured begins now: rooms are made and everybody is there.
+    pub fn begin(&mut self) {
+        self.begun = self.world.clock.now();
+    }
+
     /// The clock of the session.
     #[must_use]
     pub fn clock(&self) -> Clock {

@@ -4,6 +4,7 @@ mod ctl;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -69,6 +70,18 @@ impl RabbitMq {
 
     pub async fn start_with(options: RabbitMqOptions) -> Result<Self> {
         ports::retried(|| Self::start_in(Folder::Private, None, options.clone())).await
+    }
+
+    /// Starts one with its data in a folder, which stays.
+    pub async fn start_at(folder: PathBuf) -> Result<Self> {
+        let start = || {
+            Self::start_in(
+                Folder::Kept(folder.clone()),
+                None,
+                RabbitMqOptions::default(),
+            )
+        };
+        ports::retried(start).await
     }
 
     pub(crate) async fn start_in(

@@ -34,7 +34,8 @@ pub enum Kind {
     Foreign,
     /// P5. A reader that stayed to the end was not shown the end, or it heard of events that never came.
     Behind,
-    /// P7. It was never answered, though everything was whole again.
+    /// P7. An act was never answered, though everything was whole again; or a subscription was not, on a connection that
+    /// was alive.
     Unanswered,
     /// P7. It was refused for good, or by a defect, though it was right.
     Refused,

@@ -17,10 +17,12 @@ pub(super) fn judge(history: &History, logs: &HashMap<&RoomId, Log<'_>>, verdict
             continue;
         };
         let end = history.ends.get(&view.room).copied().unwrap_or_default();
+        // What the log lost is not the reader's fault.
+        let kept = log.events.last().map_or(Seq::ZERO, |event| event.seq);
         Walk {
             view,
             log,
-            end,
+            end: end.min(kept),
             position: view.after,
             shown: HashSet::new(),
             verdict,
@@ -75,6 +77,10 @@ impl Walk<'_> {
                     let position = self.position;
                     let detail = format!("{head} was announced, {position} was the last that came");
                     self.violation(Kind::Behind, *head, Some(*at), detail);
+                }
+                Step::Unanswered { at } => {
+                    let detail = "a subscription was neither confirmed nor refused".to_owned();
+                    self.violation(Kind::Unanswered, self.position, Some(*at), detail);
                 }
                 Step::Closed { at, reason } => {
                     self.violation(Kind::Refused, self.position, Some(*at), reason.clone());

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use super::broker::Broker;
 use super::stored::Stored;
-use super::{ADMIN_PORT, HTTP_PORT, Programs, Servers, System, clients, host};
+use super::{ADMIN_PORT, HTTP_PORT, Programs, Servers, System, clients, host, operators};
+use crate::http::Http;
 use crate::process::Process;
 
 /// Processes that serve clients.
@@ -22,6 +23,8 @@ const PODS: usize = 3;
 /// Shards of a session: a handful, so that each has several rooms.
 const SHARDS: u16 = 3;
 const WORKERS: usize = 2;
+/// How long processes may take to make their first connections, tables and queues.
+const WELL_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
 /// A server, from the side of those who use it.
@@ -186,10 +189,14 @@ impl System {
         for process in &mut processes {
             process.ready().await?;
         }
+        for process in &processes {
+            well(process).await?;
+        }
         Ok(Self {
             processes,
             folder: folder.to_owned(),
             cluster: Some(cluster),
+            disk: None,
         })
     }
 }
@@ -205,7 +212,13 @@ impl Cluster {
         history: Option<&str>,
     ) -> Result<Process> {
         let host = host();
-        let mut env = clients(&host);
+        // A worker serves no clients.
+        let is_worker = program == "persistence-worker";
+        let mut env = if is_worker {
+            operators(&host)
+        } else {
+            clients(&host)
+        };
         let redis = self
             .link(name, Server::Redis, self.servers.redis().addr())
             .await?;
@@ -233,12 +246,7 @@ impl Cluster {
         if let Some(url) = history {
             set("DARDA_HISTORY_URL", url.to_owned());
         }
-        // A worker serves no clients.
-        let port = if program == "persistence-worker" {
-            ADMIN_PORT
-        } else {
-            HTTP_PORT
-        };
+        let port = if is_worker { ADMIN_PORT } else { HTTP_PORT };
         let listens = SocketAddr::new(host.parse()?, port);
         let program = programs.path(program)?;
         Ok(Process::new(name, program, env, listens, folder))
@@ -259,6 +267,19 @@ impl Cluster {
         let link = self.links.get(&(from.to_owned(), to));
         link.with_context(|| format!("there is no proxy between {from} and {to:?}"))
     }
+}
+
+/// Waits until a process says that it has all it needs.
+async fn well(process: &Process) -> Result<()> {
+    let deadline = Instant::now() + WELL_MAX;
+    let http = Http::default();
+    while let Err(error) = http.ready(&process.address()).await {
+        if Instant::now() >= deadline {
+            bail!("{} is not ready: {error}", process.name);
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// The cluster that a fault is made for.

@@ -1,11 +1,12 @@
 //! Redis, RabbitMQ and MongoDB, started once for all sessions.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 use testbed::{Data, Mongo, RabbitMq, Redis, RedisOptions};
 
-use super::resp;
+use super::{Disk, resp};
 
 /// The servers of a cluster.
 pub struct Servers {
@@ -14,7 +15,12 @@ pub struct Servers {
     pub rabbitmq: RabbitMq,
     /// Three members.
     pub mongo: Mongo,
+    /// What RabbitMQ has its data on, if it is small.
+    disk: Option<Disk>,
 }
+
+/// Enough for a session. RabbitMQ sounds its alarm below 100 MB.
+const DISK_MIB: u32 = 256;
 
 impl Servers {
     /// What has to be installed first.
@@ -30,11 +36,28 @@ impl Servers {
     /// # Errors
     /// When one is not installed or does not start.
     pub async fn start() -> Result<Self> {
+        Self::start_with(RabbitMq::start(), None).await
+    }
+
+    /// Starts them, RabbitMQ over a small disk in a folder.
+    ///
+    /// # Errors
+    /// When there can be no such disk, or as [`Servers::start`].
+    pub async fn start_on_small_disk(folder: &Path) -> Result<Self> {
+        let disk = Disk::new(folder, DISK_MIB)?;
+        let rabbitmq = RabbitMq::start_at(disk.path().join("rabbitmq"));
+        Self::start_with(rabbitmq, Some(disk)).await
+    }
+
+    async fn start_with(
+        rabbitmq: impl Future<Output = Result<RabbitMq>>,
+        disk: Option<Disk>,
+    ) -> Result<Self> {
         let missing = Self::missing();
         ensure!(missing.is_none(), "needs {}", missing.unwrap_or_default());
         let (redis, rabbitmq, mongo) = tokio::try_join!(
             Redis::start(RedisOptions::default()),
-            RabbitMq::start(),
+            rabbitmq,
             Mongo::start(3)
         )?;
         let redis = Mutex::new(Arc::new(redis));
@@ -42,7 +65,18 @@ impl Servers {
             redis,
             rabbitmq,
             mongo,
+            disk,
         })
+    }
+
+    /// The small disk of RabbitMQ.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn disk(&self) -> Result<&Disk> {
+        self.disk
+            .as_ref()
+            .context("RabbitMQ is not on a small disk")
     }
 
     /// The Redis that processes are to use.

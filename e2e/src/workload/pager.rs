@@ -1,12 +1,13 @@
 //! A reader of pages over HTTP: walks through the logs, forward and backward, in pages of any size.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::{Event, RoomId, Seq, UserId};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::world::{Phase, Pod, World, between};
 use crate::history::{Source, Step, View};
@@ -14,6 +15,8 @@ use crate::http::HttpError;
 
 /// Pages of one walk.
 const PAGES_MAX: usize = 12;
+/// A room that one pod has is known to all of them by then.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 /// Attempts to get a page before the walk is given up.
 const TRIES_MAX: u32 = 20;
 
@@ -22,6 +25,8 @@ pub struct Pager {
     user: UserId,
     random: StdRng,
     views: Vec<View>,
+    /// When a room was first read.
+    found: BTreeMap<RoomId, Instant>,
 }
 
 impl Pager {
@@ -32,6 +37,7 @@ impl Pager {
             user,
             random,
             views,
+            found: BTreeMap::new(),
         }
     }
 
@@ -163,12 +169,18 @@ impl Pager {
                 .events(&address, &self.user, room, query)
                 .await
             {
-                Ok(page) => return Some((page.items, page.head, page.next)),
+                Ok(page) => {
+                    self.found.entry(room.clone()).or_insert_with(Instant::now);
+                    return Some((page.items, page.head, page.next));
+                }
                 // The room is made by those who write to it.
                 Err(HttpError::Refused {
                     code: protocol::ErrorCode::NotFound,
                     ..
-                }) if self.views.is_empty() => {}
+                }) if self
+                    .found
+                    .get(room)
+                    .is_none_or(|at| at.elapsed() < KNOWN_WITHIN) => {}
                 Err(error) if error.is_retryable() => {}
                 Err(error) => {
                     let mut view = self.view(room, Seq::ZERO);

@@ -18,8 +18,8 @@ use crate::history::{Source, Step, View};
 
 /// A head that was announced and does not come within this time, on a connection that is alive, will not come.
 const STUCK_AFTER: Duration = Duration::from_secs(6);
-/// How long a subscription may be without an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a subscription may be without an answer, on a connection that is alive.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// How a reader behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ struct Reading {
 enum Subscription {
     /// To be asked for, not before a time.
     None(Instant),
+    /// To be asked for somewhere else, while it is live.
+    Changing(Option<Seq>),
     Asked {
         reference: String,
         wants: Wants,
@@ -67,8 +69,8 @@ enum Subscription {
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wants {
-    /// At the position: the view goes on.
-    More,
+    /// At the position, which is this one: the view goes on.
+    More(Seq),
     /// Somewhere else: another view begins.
     Other(Option<Seq>),
 }
@@ -171,7 +173,8 @@ impl Reader {
             }
             let is_reading = matches!(&*phase.borrow_and_update(), Phase::Reading(..));
             let now = Instant::now();
-            if now >= heard_at + link.silence_max() || self.is_stuck(now) {
+            if now >= heard_at + link.silence_max() || self.is_unanswered(now) || self.is_stuck(now)
+            {
                 return (link, Left::Broken);
             }
             if now >= change_at && !is_reading {
@@ -185,9 +188,12 @@ impl Reader {
                         heard_at = Instant::now();
                         for reading in self.views.values_mut() {
                             reading.announced = None;
+                            if let Subscription::Asked { until, .. } = &mut reading.subscription {
+                                *until += pause;
+                            }
                         }
                     }
-                    Habit::Restless if self.random.random_bool(0.3) => self.begin_anew(now),
+                    Habit::Restless if self.random.random_bool(0.3) => self.begin_anew(),
                     Habit::Restless => return (link, Left::Restless),
                 }
             }
@@ -228,7 +234,7 @@ impl Reader {
             wake = wake.min(match &reading.subscription {
                 Subscription::None(at) => *at,
                 Subscription::Asked { until, .. } => *until,
-                Subscription::Live => wake,
+                Subscription::Changing(_) | Subscription::Live => wake,
             });
             if let Some((_, since)) = reading.announced {
                 wake = wake.min(since + STUCK_AFTER);
@@ -238,7 +244,7 @@ impl Reader {
     }
 
     /// Reads one room again from somewhere else, on the same connection.
-    fn begin_anew(&mut self, now: Instant) {
+    fn begin_anew(&mut self) {
         let room = self.world.room(&mut self.random);
         let Some(reading) = self.views.get_mut(&room) else {
             return;
@@ -251,11 +257,7 @@ impl Reader {
             Some(Step::Shown { event, .. }) if self.random.random_bool(0.6) => Some(event.seq),
             _ => None,
         };
-        reading.subscription = Subscription::Asked {
-            reference: String::new(),
-            wants: Wants::Other(after),
-            until: now,
-        };
+        reading.subscription = Subscription::Changing(after);
     }
 
     /// Asks for every room that is not subscribed to. False when the connection is broken.
@@ -264,12 +266,12 @@ impl Reader {
         self.asked += 1;
         for (room, reading) in &mut self.views {
             let wants = match &reading.subscription {
-                Subscription::None(at) if *at <= now => Wants::More,
-                Subscription::Asked { until, wants, .. } if *until <= now => *wants,
+                Subscription::None(at) if *at <= now => Wants::More(reading.position),
+                Subscription::Changing(after) => Wants::Other(*after),
                 _ => continue,
             };
             let after = match wants {
-                Wants::More => Some(reading.position),
+                Wants::More(position) => Some(position),
                 Wants::Other(after) => after,
             };
             reading.subscription = Subscription::Asked {
@@ -367,7 +369,7 @@ impl Reader {
             return;
         }
         let asked = match *wants {
-            Wants::More => reading.position,
+            Wants::More(position) => position,
             Wants::Other(after) => {
                 let after = after.unwrap_or(answer.after);
                 let next = View {
@@ -392,6 +394,21 @@ impl Reader {
             after: answer.after,
             head: answer.head,
         });
+    }
+
+    /// Writes down that a subscription waits for too long. To ask again on the same connection would be answered twice.
+    fn is_unanswered(&mut self, now: Instant) -> bool {
+        let at = self.world.clock.now();
+        let mut is_unanswered = false;
+        for reading in self.views.values_mut() {
+            if let Subscription::Asked { until, .. } = reading.subscription
+                && until <= now
+            {
+                reading.view.steps.push(Step::Unanswered { at });
+                is_unanswered = true;
+            }
+        }
+        is_unanswered
     }
 
     /// Writes down that something announced did not come.

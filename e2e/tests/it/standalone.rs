@@ -11,7 +11,6 @@ use crate::programs::programs;
 
 fn options(folder: &tempfile::TempDir) -> Options {
     Options {
-        family: Family::Standalone,
         programs: programs(),
         seed: rand::random::<u32>().into(),
         budget: Duration::from_secs(300),
@@ -30,7 +29,7 @@ async fn one_process_keeps_its_promises_under_every_fault() {
     options.faults = Family::Standalone
         .faults()
         .into_iter()
-        .map(str::to_owned)
+        .map(|name| (Family::Standalone, name.to_owned()))
         .collect();
     let table = matrix::run(&options, &mut |line| println!("{line}"))
         .await
@@ -62,7 +61,10 @@ fn the_command_says_what_it_knows_and_what_it_does_not() {
     };
     let (code, faults, _) = checker(&["faults"]);
     assert_eq!(code, Some(0));
-    assert!(faults.lines().any(|line| line == "freeze"), "{faults}");
+    assert!(
+        faults.lines().any(|line| line == "standalone freeze"),
+        "{faults}"
+    );
     let (code, _, told) = checker(&["matrix", "--faults", "rain"]);
     assert_eq!(code, Some(2));
     assert!(told.contains("there is no fault 'rain'"), "{told}");

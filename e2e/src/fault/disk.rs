@@ -1,0 +1,54 @@
+//! A disk that is full.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::Result;
+use async_trait::async_trait;
+use rand::rngs::StdRng;
+use testbed::Data;
+
+use super::{Fault, secs};
+use crate::system::System;
+
+/// The disk of the only process.
+pub struct OwnDiskFull;
+
+#[async_trait(?Send)]
+impl Fault for OwnDiskFull {
+    async fn inject(&mut self, system: &mut System, _random: &mut StdRng) -> Result<String> {
+        system.disk()?.fill()?;
+        Ok("a full disk".to_owned())
+    }
+
+    async fn heal(&mut self, system: &mut System) -> Result<()> {
+        system.disk()?.clear()
+    }
+
+    fn holds(&self) -> Range<Duration> {
+        secs(1.0, 4.0)
+    }
+}
+
+/// The disk of RabbitMQ. When there is room again, an operator starts the broker again, for it may have given up.
+pub struct BrokersDiskFull;
+
+#[async_trait(?Send)]
+impl Fault for BrokersDiskFull {
+    async fn inject(&mut self, system: &mut System, _random: &mut StdRng) -> Result<String> {
+        let cluster = system.servers()?;
+        cluster.queues_are_written().await?;
+        cluster.servers.disk()?.fill()?;
+        Ok("RabbitMQ's disk is full".to_owned())
+    }
+
+    async fn heal(&mut self, system: &mut System) -> Result<()> {
+        let servers = &system.servers()?.servers;
+        servers.disk()?.clear()?;
+        servers.rabbitmq.restart(Data::Kept).await
+    }
+
+    fn holds(&self) -> Range<Duration> {
+        secs(1.0, 4.0)
+    }
+}
