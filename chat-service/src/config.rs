@@ -7,6 +7,10 @@ use rest::auth::Auth;
 use runtime::env::{self, EnvError, Variable};
 use serde::Deserialize;
 
+/// The longest text that can be allowed: an event must fit into every queue and document on its way with all that is
+/// later made of it.
+const TEXT_BYTES_MAX: usize = 256 * 1024;
+
 /// Everything chat-service reads besides addresses and telemetry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -180,6 +184,12 @@ impl Config {
         if self.gateway.heartbeat < Duration::from_secs(1) {
             return Err(EnvError::new("DARDA_HEARTBEAT_SECS", "must be at least 1"));
         }
+        if self.limits.text_bytes > TEXT_BYTES_MAX {
+            return Err(EnvError::new(
+                "DARDA_LIMIT_TEXT_BYTES",
+                format!("must be at most {TEXT_BYTES_MAX}"),
+            ));
+        }
         if self.limits.text_bytes.saturating_add(1024) > self.limits.frame_bytes {
             return Err(EnvError::new(
                 "DARDA_LIMIT_TEXT_BYTES",
@@ -249,6 +259,11 @@ mod tests {
         let error = config.check().unwrap_err();
         assert_eq!(error.name, "DARDA_LIMIT_SUBSCRIPTIONS");
         config.limits.subscriptions = 1;
+        config.limits.frame_bytes = 2 * TEXT_BYTES_MAX;
+        config.limits.text_bytes = TEXT_BYTES_MAX + 1;
+        let error = config.check().unwrap_err();
+        assert_eq!(error.name, "DARDA_LIMIT_TEXT_BYTES");
+        config.limits.frame_bytes = 65_536;
         config.limits.text_bytes = 65_536;
         let error = config.check().unwrap_err();
         assert_eq!(error.name, "DARDA_LIMIT_TEXT_BYTES");

@@ -35,7 +35,7 @@ pub const VARIABLES: &[Variable] = &[Variable {
 }];
 
 /// How long history-service may take to begin its answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Answers under way at once in a worker thread. Exports apart, because one lasts for as long as its reader likes.
 const PAGES_MAX: usize = 256;

@@ -389,6 +389,10 @@ async fn subscribe_all(
         };
         return hub.answer(connection, &refused(refusal, subscribe.reference, None));
     }
+    if subscribe.rooms.is_empty() {
+        let refusal = Refusal::field("rooms", "must name a room");
+        return hub.answer(connection, &refused(refusal, subscribe.reference, None));
+    }
     let reference = subscribe.reference.as_deref();
     let entering = subscribe.rooms.into_iter().map(|wanted| {
         let room = wanted.room.clone();

@@ -85,6 +85,10 @@ async fn consume_all(worker: &Arc<Worker>, connection: &Arc<Connection>) -> Resu
     let mut ended = Ok(());
     while let Some(shard) = shards.join_next().await {
         let shard = shard.unwrap_or_else(|panic| Err(Error::Corrupt(panic.to_string())));
+        if shard.is_err() {
+            // A shard without its task is served by nobody: all of them begin anew over another connection.
+            let _ = connection.close(200, "a shard has ended".into()).await;
+        }
         ended = ended.and(shard);
     }
     ended

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use backend::log::Append;
 use backend::{Backends, Error};
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
@@ -17,8 +16,9 @@ use super::Rooms;
 
 /// Announcements taken to the log at once.
 const BATCH: usize = 256;
-const RETRY_EVERY: Duration = Duration::from_secs(1);
-const RETRIES_MAX: u32 = 600;
+/// The first pause before another try, and the longest.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Announcer {
     backends: Backends,
@@ -82,14 +82,15 @@ impl Announcer {
         let mut trouble = None;
         for (append, result) in batch.into_iter().zip(results) {
             match result {
-                Err(error @ (Error::Unavailable { .. } | Error::Overloaded { .. })) => {
-                    trouble.get_or_insert(error);
-                }
-                Err(error) => {
-                    given_up(&append, &error);
+                Ok(_) => settled.push(append),
+                // The log will never take it, such as one of a room that was deleted meanwhile.
+                Err(error @ (Error::NotFound(_) | Error::Refused(_) | Error::Conflict(_))) => {
+                    tracing::debug!(room.id = %append.room, %error, "an announcement came too late");
                     settled.push(append);
                 }
-                Ok(_) => settled.push(append),
+                Err(error) => {
+                    trouble.get_or_insert(error);
+                }
             }
         }
         directory.announced(&settled).await?;
@@ -101,30 +102,16 @@ impl Announcer {
             return;
         }
         tokio::spawn(async move {
-            for _ in 0..RETRIES_MAX {
-                tokio::time::sleep(RETRY_EVERY).await;
+            let mut pause = RETRY_MIN;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
                 // First this: whoever fails from here on may begin retries of their own, so that none is left without.
                 self.retrying.store(false, Ordering::SeqCst);
                 if self.settle().await.is_ok() || self.retrying.swap(true, Ordering::SeqCst) {
                     return;
                 }
             }
-            self.retrying.store(false, Ordering::SeqCst);
-            tracing::error!(
-                "changes of rooms stay unannounced until the next change or the next start"
-            );
         });
-    }
-}
-
-/// An announcement that the log will never take, such as one of a room that was deleted meanwhile.
-fn given_up(append: &Append, error: &Error) {
-    match error {
-        Error::NotFound(_) | Error::Refused(_) => {
-            tracing::debug!(room.id = %append.room, %error, "an announcement came too late");
-        }
-        _ => {
-            tracing::error!(room.id = %append.room, message.id = %append.id, %error, "an announcement was refused");
-        }
     }
 }

@@ -13,8 +13,9 @@ const NAME_CHARS_MAX: usize = 100;
 const TOPIC_CHARS_MAX: usize = 1000;
 /// How long a deletion waits for the log before it goes on in the background.
 const BURIAL_WAIT: Duration = Duration::from_secs(1);
-const BURIAL_RETRY_EVERY: Duration = Duration::from_secs(1);
-const BURIAL_TRIES_MAX: u32 = 600;
+/// The first pause before another try, and the longest.
+const BURIAL_RETRY_MIN: Duration = Duration::from_secs(1);
+const BURIAL_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A room somebody wishes for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +187,8 @@ impl Rooms {
         };
         // What is not announced yet would otherwise follow the last event.
         self.announce().await;
-        for _ in 0..BURIAL_TRIES_MAX {
+        let mut pause = BURIAL_RETRY_MIN;
+        loop {
             let end = async {
                 match self.backends.log.append(last.clone()).await {
                     Ok(_) | Err(backend::Error::NotFound(_)) => {}
@@ -198,9 +200,9 @@ impl Rooms {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(room.id = %room, %error, "a deleted room's log stays"),
             }
-            tokio::time::sleep(BURIAL_RETRY_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BURIAL_RETRY_MAX);
         }
-        tracing::error!(room.id = %room, "a deleted room's log could not be removed");
     }
 }
 

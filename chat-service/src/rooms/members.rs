@@ -194,6 +194,7 @@ impl Rooms {
         if code.len() != INVITE_CODE_CHARS || !code.bytes().all(|b| CODE_LETTERS.contains(&b)) {
             return Err(no_invite());
         }
+        self.spend(user)?;
         let (rooms, user, code) = (self.clone(), user.clone(), code.to_owned());
         detached(async move {
             let directory = &rooms.backends.directory;

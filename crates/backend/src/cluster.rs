@@ -168,15 +168,15 @@ async fn look_at_redis(redis: Redis, generations: Arc<Generations>, shutdown: Ca
 /// Rooms are compared with the log now and then; more often while other pods cannot be heard, and when something they said
 /// may have got lost.
 async fn sweep(sequencer: Arc<Sequencer>, relay: ClusterRelay, shutdown: CancellationToken) {
-    let mut swept = Instant::now();
+    let (mut swept, mut is_asked) = (Instant::now(), false);
     loop {
-        let is_asked = tokio::select! {
-            () = tokio::time::sleep(sequencer::SWEEP_EVERY_DEAF) => false,
-            () = sequencer.asked_to_sweep() => true,
+        tokio::select! {
+            () = tokio::time::sleep(sequencer::SWEEP_EVERY_DEAF) => {}
+            () = sequencer.asked_to_sweep() => is_asked = true,
             () = shutdown.cancelled() => return,
-        };
+        }
         if is_asked || swept.elapsed() >= sequencer::SWEEP_EVERY || relay.is_deaf() {
-            sequencer.sweep().await;
+            is_asked = !sequencer.sweep().await;
             swept = Instant::now();
             // Whoever asks meanwhile shares the next one.
             tokio::time::sleep(sequencer::SWEEP_PAUSE).await;

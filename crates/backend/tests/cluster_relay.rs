@@ -90,7 +90,7 @@ impl Pod {
 
     fn send(&self, to: &Self, events: &[Arc<Event>]) {
         let pods = [self.relay.pod().to_string(), to.relay.pod().to_string()];
-        self.relay.forward(&events[0].room, &pods, events);
+        self.relay.forward(&pods, events);
     }
 }
 

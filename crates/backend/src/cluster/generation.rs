@@ -6,9 +6,10 @@
 //! believes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lapin::{Channel, Connection};
 use mongodb::bson::{DateTime, doc};
 use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,12 @@ use crate::{Error, Result};
 
 /// An opening that takes longer was abandoned.
 const OPENING_MAX: Duration = Duration::from_secs(5);
+/// Whoever opens gives up before that. The broker has been reached by then, and its queues are there.
+const OPEN_WITHIN: Duration = Duration::from_secs(4);
+/// A broker that makes queues on several nodes may take this long.
+const BROKER_WITHIN: Duration = Duration::from_secs(15);
+/// Nobody waits longer for what is being found out; that goes on.
+const KNOWN_WITHIN: Duration = Duration::from_millis(1500);
 /// Nodes of a broker cluster agree within this time that an exchange is gone.
 const AGREE: Duration = Duration::from_secs(1);
 /// A process that reaches a Redis which was replaced waits this long before it believes that this one is the right one
@@ -47,7 +54,7 @@ pub struct Generations {
     /// The generation, and the number of the connection for which it holds.
     known: Mutex<Option<(u64, u64)>>,
     /// One finds out for all.
-    finding_out: AsyncMutex<()>,
+    finding_out: Arc<AsyncMutex<()>>,
     raised: AtomicU64,
     /// The last one known, for metrics.
     last: AtomicU64,
@@ -113,7 +120,7 @@ impl Generations {
             topology: topology::Topology::new(&settings),
             settings,
             known: Mutex::default(),
-            finding_out: AsyncMutex::default(),
+            finding_out: Arc::default(),
             raised: AtomicU64::new(0),
             last: AtomicU64::new(0),
         }
@@ -152,24 +159,13 @@ impl Generations {
     ///
     /// # Errors
     /// `Unavailable` while one of the three servers is away or another process is opening a generation.
-    pub async fn current(&self) -> Result<Open> {
+    pub async fn current(self: &Arc<Self>) -> Result<Open> {
         let session = self.redis.session().await?;
         if let Some(open) = self.fitting(&session) {
             return Ok(open);
         }
-        let _one = self.finding_out.lock().await;
-        // Others may have waited for the same.
-        let session = self.redis.session().await?;
-        if let Some(open) = self.fitting(&session) {
-            return Ok(open);
-        }
-        let generation = self.find_out(&session, None).await?;
-        *self.known() = Some((generation, session.number));
-        self.last.store(generation, Ordering::Relaxed);
-        Ok(Open {
-            session,
-            generation,
-        })
+        let session = self.find_out_once(None).await?;
+        self.fitting(&session).ok_or_else(not_known_yet)
     }
 
     /// Something did not fit this generation: Redis has another number, or its exchange is gone (`lost_exchange`). What
@@ -177,20 +173,44 @@ impl Generations {
     ///
     /// # Errors
     /// As [`Generations::current`].
-    pub async fn doubt(&self, generation: u64, lost_exchange: bool) -> Result<()> {
-        let _one = self.finding_out.lock().await;
-        let known = *self.known();
-        if known.is_some_and(|(now, _)| now > generation) {
+    pub async fn doubt(self: &Arc<Self>, generation: u64, lost_exchange: bool) -> Result<()> {
+        if lost_exchange {
+            self.find_out_once(Some(generation)).await?;
             return Ok(());
         }
-        *self.known() = None;
-        if lost_exchange {
-            let session = self.redis.session().await?;
-            let generation = self.find_out(&session, Some(generation)).await?;
-            *self.known() = Some((generation, session.number));
-            self.last.store(generation, Ordering::Relaxed);
+        let mut known = self.known();
+        if known.is_some_and(|(now, _)| now <= generation) {
+            *known = None;
         }
         Ok(())
+    }
+
+    /// One finds out for all who come meanwhile, in a task of its own: those who ask may give up, and a generation that is
+    /// half open holds everybody up. `broken` is a generation whose exchange is gone.
+    async fn find_out_once(self: &Arc<Self>, broken: Option<u64>) -> Result<Session> {
+        let this = Arc::clone(self);
+        let found = async {
+            let guard = Arc::clone(&self.finding_out).lock_owned().await;
+            let finding = tokio::spawn(async move {
+                let _one = guard;
+                let session = this.redis.session().await?;
+                let fits = this.fitting(&session);
+                // Others may have waited for the same.
+                if fits.is_some_and(|open| broken.is_none_or(|broken| open.generation > broken)) {
+                    return Ok(session);
+                }
+                let generation = this.find_out(&session, broken).await?;
+                *this.known() = Some((generation, session.number));
+                this.last.store(generation, Ordering::Relaxed);
+                Ok(session)
+            });
+            finding
+                .await
+                .unwrap_or_else(|error| Err(Error::Corrupt(error.to_string())))
+        };
+        tokio::time::timeout(KNOWN_WITHIN, found)
+            .await
+            .unwrap_or_else(|_| Err(not_known_yet()))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Option<(u64, u64)>> {
@@ -278,6 +298,7 @@ impl Generations {
             former: Vec::new(),
             shards: i32::from(self.settings.shards),
         };
+        let (connection, channel) = self.broker().await?;
         let records = self.records();
         if self
             .mongo
@@ -290,7 +311,8 @@ impl Generations {
                 retry_after: Duration::from_millis(200),
             });
         }
-        self.open(session, &record).await
+        self.open_within(session, &record, connection, &channel)
+            .await
     }
 
     async fn raise(&self, session: &Session, old: &Record, why: &str) -> Result<u64> {
@@ -309,6 +331,8 @@ impl Generations {
             former,
             ..old.clone()
         };
+        // Without a broker nothing can be opened, and a number is not to be wasted.
+        let (connection, channel) = self.broker().await?;
         let unchanged = doc! { "_id": ID, "generation": old.generation, "by": &old.by };
         let records = self.records();
         let replace = records
@@ -326,26 +350,53 @@ impl Generations {
             "raising the generation: what only the former one knew is looked up where it is stored"
         );
         self.raised.fetch_add(1, Ordering::Relaxed);
-        self.open(session, &record).await
+        self.open_within(session, &record, connection, &channel)
+            .await
+    }
+
+    /// A connection of its own, with everything declared.
+    async fn broker(&self) -> Result<(Connection, Channel)> {
+        let reaching = async {
+            let connection = topology::connect(&self.settings.rabbitmq, "darda generation").await?;
+            let channel = connection
+                .create_channel()
+                .await
+                .map_err(|e| topology::trouble(&e))?;
+            self.topology.declare(&channel).await?;
+            Ok((connection, channel))
+        };
+        tokio::time::timeout(BROKER_WITHIN, reaching)
+            .await
+            .unwrap_or_else(|_| Err(Error::unavailable("rabbitmq: it is not ready in time")))
+    }
+
+    async fn open_within(
+        &self,
+        session: &Session,
+        record: &Record,
+        connection: Connection,
+        channel: &Channel,
+    ) -> Result<u64> {
+        let opening = self.open(session, record, channel);
+        let opened = tokio::time::timeout(OPEN_WITHIN, opening)
+            .await
+            .unwrap_or_else(|_| Err(not_known_yet()));
+        // The connection is only for this; how it ends does not matter.
+        let _ = connection.close(200, "done".into()).await;
+        opened
     }
 
     /// Everything between the record in state `opening` and `open`. In this order: nothing may enter the log through an
     /// older exchange once the new one can be used.
-    async fn open(&self, session: &Session, record: &Record) -> Result<u64> {
+    async fn open(&self, session: &Session, record: &Record, channel: &Channel) -> Result<u64> {
         let generation = record.generation.unsigned_abs();
-        let connection = topology::connect(&self.settings.rabbitmq, "darda generation").await?;
-        let channel = connection
-            .create_channel()
-            .await
-            .map_err(|e| topology::trouble(&e))?;
-        self.topology.declare(&channel).await?;
         for older in generation.saturating_sub(OLDER)..generation {
-            self.topology.close_generation(&channel, older).await?;
+            self.topology.close_generation(channel, older).await?;
         }
         if generation > 0 {
             tokio::time::sleep(AGREE).await;
         }
-        self.topology.open_generation(&channel, generation).await?;
+        self.topology.open_generation(channel, generation).await?;
         let number = generation.to_string();
         let set: String = self
             .redis
@@ -360,12 +411,17 @@ impl Generations {
             .mongo
             .run(records.update_one(mine, doc! { "$set": { "state": "open" } }))
             .await?;
-        // The connection is only for this; how it ends does not matter.
-        let _ = connection.close(200, "done".into()).await;
         if opened.matched_count == 0 {
             return Err(Error::unavailable("another process opened a generation"));
         }
         tracing::info!(generation, "open");
         Ok(generation)
+    }
+}
+
+fn not_known_yet() -> Error {
+    Error::Unavailable {
+        message: "it is being found out what the servers still have".to_owned(),
+        retry_after: Duration::from_millis(500),
     }
 }

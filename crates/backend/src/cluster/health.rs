@@ -20,6 +20,7 @@ use crate::{Dependency, Health};
 const SIGN_WITHIN: Duration = Duration::from_millis(900);
 /// What was appended gets this long to be confirmed when the process ends.
 const LAST_CONFIRMS: Duration = Duration::from_secs(4);
+const SETTLED_EVERY: Duration = Duration::from_millis(5);
 
 pub(super) struct Family {
     pub redis: Redis,
@@ -66,16 +67,18 @@ impl Health for Family {
 
     async fn close(&self) {
         self.core.close();
-        self.shutdown.cancel();
-        if tokio::time::timeout(LAST_CONFIRMS, self.publisher.drained())
-            .await
-            .is_err()
-        {
+        let settled = async {
+            while !self.core.is_settled() || self.publisher.waiting() > 0 {
+                tokio::time::sleep(SETTLED_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(LAST_CONFIRMS, settled).await.is_err() {
             tracing::warn!(
                 events = self.publisher.waiting(),
                 "not confirmed at the end; whoever reads their rooms next publishes them again"
             );
         }
+        self.shutdown.cancel();
         self.presence.close().await;
         self.relay.close().await;
     }

@@ -140,6 +140,12 @@ impl Core {
         self.closed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether nobody waits for an answer any more.
+    pub(super) fn is_settled(&self) -> bool {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.is_empty() && self.sequencer.nobody_waits()
+    }
+
     fn publisher(&self) -> Result<&Publisher> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(Error::unavailable("this process is ending"));
@@ -223,7 +229,7 @@ impl Core {
                 .collect();
             self.sequencer.confirmed(&room, &events, safe);
             if let Some(last) = placed.last() {
-                self.relay.forward(&room, &last.pods, &events);
+                self.relay.forward(&last.pods, &events);
             }
         }
     }
@@ -269,9 +275,10 @@ async fn follow(
                 Outcome::Full => {
                     let events: Vec<_> = placed.into_iter().map(|placed| placed.event).collect();
                     for waiter in core.sequencer.take_waiters(&events) {
-                        waiter
-                            .request
-                            .answer(Err(Error::overloaded("too many events wait to be stored")));
+                        // They are pending, and may be published later: nobody may take them for refused.
+                        waiter.request.answer(Err(Error::unavailable(
+                            "rabbitmq: its queue is full; the same id finds out what becomes of the act",
+                        )));
                     }
                 }
             }

@@ -25,9 +25,9 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(1800);
 /// Answers that another member, or the same one a little later, would not give: InterruptedAtShutdown,
 /// InterruptedDueToReplStateChange, NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary,
 /// PrimarySteppedDown, ShutdownInProgress, HostNotFound, HostUnreachable, NetworkTimeout, SocketException,
-/// ReadConcernMajorityNotAvailableYet, ExceededTimeLimit.
-const NOT_NOW: [i32; 13] = [
-    11600, 11602, 10107, 13435, 13436, 189, 91, 7, 6, 89, 9001, 134, 262,
+/// ReadConcernMajorityNotAvailableYet, ExceededTimeLimit, MaxTimeMSExpired, Interrupted, CursorNotFound, CursorKilled.
+const NOT_NOW: [i32; 17] = [
+    11600, 11602, 10107, 13435, 13436, 189, 91, 7, 6, 89, 9001, 134, 262, 50, 11601, 43, 237,
 ];
 
 /// A handle on MongoDB; cheap to clone.

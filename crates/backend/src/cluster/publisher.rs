@@ -18,7 +18,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use protocol::{Event, Timestamp};
 use rand::RngExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
@@ -30,7 +30,8 @@ use crate::{Error, Result};
 
 /// Events that may wait for the broker, over all rooms.
 const WAITING_MAX: usize = 50_000;
-/// Envelopes of one shard on their way at once. Few, so that what comes meanwhile shares the next one.
+/// Envelopes of one shard on their way at once. Few, so that what comes meanwhile shares the next one. Each has a channel
+/// of its own: of several on one channel nobody could tell for sure which was returned.
 const PER_WAY: usize = 2;
 /// The broker takes an envelope within this time, unless it blocks publishers or is stopped.
 const SEND_WITHIN: Duration = Duration::from_secs(1);
@@ -80,7 +81,6 @@ struct Shared {
     /// Generations below this one are over: their events are not published again.
     floor: AtomicU64,
     breaker: Breaker,
-    drained: Notify,
     counters: Counters,
 }
 
@@ -109,7 +109,7 @@ pub struct Counts {
 }
 
 impl Publisher {
-    /// Starts the publisher; it ends with the token, after what waits was confirmed or `CONFIRM_WITHIN` is over.
+    /// Starts the publisher; it ends with the token. What is not confirmed by then is published by whoever meets it next.
     #[must_use]
     pub fn start(
         settings: Settings,
@@ -124,7 +124,6 @@ impl Publisher {
             blocked: AtomicBool::new(false),
             floor: AtomicU64::new(0),
             breaker: Breaker::new("rabbitmq"),
-            drained: Notify::new(),
             counters: Counters::default(),
         });
         let run = Run {
@@ -214,17 +213,6 @@ impl Publisher {
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)
     }
-
-    /// Waits until nothing waits.
-    pub async fn drained(&self) {
-        loop {
-            let drained = self.shared.drained.notified();
-            if self.waiting() == 0 {
-                return;
-            }
-            drained.await;
-        }
-    }
 }
 
 /// One kind of envelope: generation and shard.
@@ -252,6 +240,7 @@ enum End {
 /// An envelope on its way.
 struct Flying {
     way: Way,
+    slot: usize,
     events: Vec<Placed>,
     since: Instant,
     confirm: PublisherConfirm,
@@ -259,6 +248,7 @@ struct Flying {
 
 struct Landed {
     way: Way,
+    slot: usize,
     events: Vec<Placed>,
     answer: lapin::Result<Confirmation>,
 }
@@ -270,6 +260,7 @@ impl Future for Flying {
         let answer = ready!(Pin::new(&mut self.confirm).poll(cx));
         Poll::Ready(Landed {
             way: self.way,
+            slot: self.slot,
             events: std::mem::take(&mut self.events),
             answer,
         })
@@ -279,15 +270,21 @@ impl Future for Flying {
 /// A connection in use.
 struct Link {
     connection: Connection,
-    /// A channel per generation: an exchange that is gone costs the channel.
-    channels: HashMap<u64, Channel>,
+    /// By way and slot. An exchange that is gone costs the channel.
+    channels: HashMap<(Way, usize), Channel>,
     flight: FuturesUnordered<Flying>,
-    flying: HashMap<Way, usize>,
+    /// Which slots of a way have an envelope on its way.
+    flying: HashMap<Way, [bool; PER_WAY]>,
 }
 
 impl Link {
-    async fn channel(&mut self, generation: u64) -> Result<Channel> {
-        if let Some(channel) = self.channels.get(&generation) {
+    fn free_slot(&self, way: Way) -> Option<usize> {
+        let slots = self.flying.get(&way).copied().unwrap_or_default();
+        slots.iter().position(|is_taken| !is_taken)
+    }
+
+    async fn channel(&mut self, way: Way, slot: usize) -> Result<Channel> {
+        if let Some(channel) = self.channels.get(&(way, slot)) {
             return Ok(channel.clone());
         }
         let channel = self
@@ -299,7 +296,7 @@ impl Link {
             .confirm_select(ConfirmSelectOptions::default())
             .await
             .map_err(|e| topology::trouble(&e))?;
-        self.channels.insert(generation, channel.clone());
+        self.channels.insert((way, slot), channel.clone());
         Ok(channel)
     }
 }
@@ -322,14 +319,10 @@ impl Run {
             let jitter = rand::rng().random_range(0.5..1.0);
             tokio::select! {
                 () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
-                () = shutdown.cancelled() => if self.nothing_waits() { return },
+                () = shutdown.cancelled() => return,
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
-    }
-
-    fn nothing_waits(&self) -> bool {
-        self.order.is_empty() && self.jobs.is_empty()
     }
 
     async fn connection(&mut self, shutdown: &CancellationToken) -> End {
@@ -339,7 +332,7 @@ impl Run {
                 Ok(connection) => connection,
                 Err(error) => return End::Lost(error.to_string()),
             },
-            () = shutdown.cancelled(), if self.nothing_waits() => return End::Shutdown,
+            () = shutdown.cancelled() => return End::Shutdown,
         };
         self.shared.breaker.succeeded();
         let connections = &self.shared.counters.connections;
@@ -371,9 +364,6 @@ impl Run {
         loop {
             if !blocked && let Err(error) = self.send_what_waits(link).await {
                 return End::Lost(error.to_string());
-            }
-            if shutdown.is_cancelled() && self.nothing_waits() && link.flight.is_empty() {
-                return End::Shutdown;
             }
             tokio::select! {
                 count = self.jobs.recv_many(&mut batch, envelope::EVENTS_MAX) => {
@@ -418,7 +408,7 @@ impl Run {
                         return End::Lost("no confirm in time".to_owned());
                     }
                 }
-                () = shutdown.cancelled(), if !shutdown.is_cancelled() => {}
+                () = shutdown.cancelled() => return End::Shutdown,
             }
         }
     }
@@ -457,18 +447,15 @@ impl Run {
                 self.judged(way.0, events.into(), Outcome::Unroutable);
                 continue;
             }
-            if link.flying.get(&way).copied().unwrap_or_default() >= PER_WAY {
+            let Some(slot) = link.free_slot(way) else {
                 self.order.push_back(way);
                 continue;
-            }
+            };
             let (events, body) = self.take(way);
             if self.waiting.contains_key(&way) {
                 self.order.push_back(way);
             }
-            if let Err(error) = self.send(link, way, &events, &body).await {
-                self.put_back(way, events);
-                return Err(error);
-            }
+            self.send(link, way, slot, events, &body).await?;
         }
         Ok(())
     }
@@ -477,12 +464,13 @@ impl Run {
         &mut self,
         link: &mut Link,
         way: Way,
-        events: &[Placed],
+        slot: usize,
+        events: Vec<Placed>,
         body: &[u8],
     ) -> Result<()> {
         let (generation, shard) = way;
         let sending = async {
-            let channel = link.channel(generation).await?;
+            let channel = link.channel(way, slot).await?;
             channel
                 .basic_publish(
                     self.topology.persist_exchange(generation).into(),
@@ -500,21 +488,27 @@ impl Run {
         let sent = tokio::time::timeout(SEND_WITHIN, sending).await;
         let confirm = match sent {
             Ok(Ok(confirm)) => confirm,
-            Ok(Err(error)) if !link.connection.status().connected() => return Err(error),
-            Ok(Err(_)) => {
+            Ok(Err(error)) => {
+                self.put_back(way, events);
+                if !link.connection.status().connected() {
+                    return Err(error);
+                }
                 // Only this channel, because of an envelope before: what became of that one will tell.
-                link.channels.remove(&generation);
-                self.put_back(way, events.to_vec());
+                link.channels.remove(&(way, slot));
                 return Ok(());
             }
-            Err(_) => return Err(Error::unavailable("the broker takes no more bytes")),
+            Err(_) => {
+                self.put_back(way, events);
+                return Err(Error::unavailable("the broker takes no more bytes"));
+            }
         };
         let envelopes = &self.shared.counters.envelopes;
         envelopes.fetch_add(1, Ordering::Relaxed);
-        *link.flying.entry(way).or_default() += 1;
+        link.flying.entry(way).or_default()[slot] = true;
         link.flight.push(Flying {
             way,
-            events: events.to_vec(),
+            slot,
+            events,
             since: Instant::now(),
             confirm,
         });
@@ -542,12 +536,13 @@ impl Run {
     fn landed(&mut self, link: &mut Link, landed: Landed) -> std::result::Result<(), String> {
         let Landed {
             way,
+            slot,
             events,
             answer,
         } = landed;
-        if let Some(count) = link.flying.get_mut(&way) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(slots) = link.flying.get_mut(&way) {
+            slots[slot] = false;
+            if !slots.contains(&true) {
                 link.flying.remove(&way);
             }
         }
@@ -561,7 +556,7 @@ impl Run {
             }
             Err(error) if is_not_found(&error) => {
                 tracing::debug!(%error, generation = way.0, "a generation's exchange is gone");
-                link.channels.remove(&way.0);
+                link.channels.remove(&(way, slot));
                 self.unroutable(way.0, events);
             }
             Err(error) => {
@@ -595,14 +590,9 @@ impl Run {
             Outcome::Full => &counters.refused,
         };
         counter.fetch_add(events.len() as u64, Ordering::Relaxed);
-        if self
-            .shared
+        self.shared
             .waiting
-            .fetch_sub(events.len(), Ordering::Relaxed)
-            == events.len()
-        {
-            self.shared.drained.notify_waiters();
-        }
+            .fetch_sub(events.len(), Ordering::Relaxed);
         (self.judge)(generation, events, outcome);
     }
 }

@@ -255,8 +255,7 @@ impl ClusterRelay {
     }
 
     /// Sends events of a room to the other pods on its route.
-    pub fn forward(&self, room: &RoomId, pods: &[String], events: &[Arc<Event>]) {
-        self.learn_routes(room, pods);
+    pub fn forward(&self, pods: &[String], events: &[Arc<Event>]) {
         let mut others = pods.iter().filter(|pod| *pod != self.inner.pod.as_str());
         let Some(first) = others.next() else {
             return;

@@ -170,6 +170,14 @@ impl Sequencer {
         }
     }
 
+    /// Whether no sender waits.
+    pub fn nobody_waits(&self) -> bool {
+        self.rooms.iter().all(|shard| {
+            let rooms = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            rooms.values().all(|room| room.waiters.is_empty())
+        })
+    }
+
     /// The broker has events up to a seq, and Redis could not be told.
     pub fn untold(self: &Arc<Self>, room: &RoomId, upto: u64) {
         let mut rooms = self.shard(room);
@@ -374,8 +382,8 @@ impl Sequencer {
         self.sweep_asked.notified().await;
     }
 
-    /// Compares watched rooms with the log.
-    pub async fn sweep(self: &Arc<Self>) {
+    /// Compares watched rooms with the log. `false` when that could not be done.
+    pub async fn sweep(self: &Arc<Self>) -> bool {
         let mut watched = Vec::new();
         for shard in &self.rooms {
             let rooms = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -387,11 +395,11 @@ impl Sequencer {
             );
         }
         let Some(core) = self.core.get().and_then(Weak::upgrade) else {
-            return;
+            return false;
         };
         for rooms in watched.chunks(PAGE) {
             let Ok(lasts) = core.lasts(rooms).await else {
-                return;
+                return false;
             };
             for (room, last) in rooms.iter().zip(lasts) {
                 let mut shard = self.shard(room);
@@ -401,6 +409,7 @@ impl Sequencer {
                 self.after(room, &mut shard);
             }
         }
+        true
     }
 }
 
@@ -421,23 +430,29 @@ pub struct Hearing(pub Arc<Sequencer>);
 
 impl Upstream for Hearing {
     fn remote(&self, events: Vec<Arc<Event>>) {
-        for event in events {
-            let room = event.room.clone();
-            let mut rooms = self.0.shard(&room);
-            let Some(entry) = rooms.get_mut(&room) else {
+        for run in events.chunk_by(|a, b| a.room == b.room) {
+            let room = &run[0].room;
+            let mut rooms = self.0.shard(room);
+            let Some(entry) = rooms.get_mut(room) else {
                 continue;
             };
             if entry.watched {
-                entry.keep_early(event);
+                for event in run {
+                    entry.keep_early(Arc::clone(event));
+                }
                 self.0.hand_out(entry);
             }
-            self.0.after(&room, &mut rooms);
+            self.0.after(room, &mut rooms);
         }
     }
 
     fn watched(&self, room: &RoomId) {
         let mut rooms = self.0.shard(room);
         let entry = rooms.entry(room.clone()).or_default();
+        if entry.watched {
+            // The place on the route was lost for a while: what was sent meanwhile came to nobody.
+            self.0.sweep_asked.notify_one();
+        }
         entry.watched = true;
         self.0.after(room, &mut rooms);
     }

@@ -18,6 +18,7 @@ local AHEAD_MAX_MS = 10 * MINUTE   -- and one further ahead is refused: nobody c
 local FENCE_MS = 12 * MINUTE       -- so is one that may have been sent before a fence: the former two, and clocks differ
 local REMEMBER_MS = 27 * MINUTE    -- ids are known until they are old, however far ahead, and until they are stored
 local LOOKED_MS = 5 * MINUTE       -- what a look-up found holds this long
+local TICKET_MS = 2500             -- whoever seeds a room has this long to read where it ends
 local KEPT = 1000                  -- stored events that the stream keeps for readers
 local RANGE = 4294967296           -- numbers of a generation
 local HELP_AFTER_MS = 500          -- a pending event this old has lost its publisher
@@ -119,6 +120,7 @@ end
 -- Seqs that the broker has, or MongoDB. Answers the last safe one, or nothing when the room is another's by now.
 local function settle(head, pending)
   local seq = redis.call('HGET', head, 'seq')
+  if not seq then return false end
   local first = redis.call('ZRANGE', pending, 0, 0)
   local safe = first[1] and tonumber(first[1]) - 1 or tonumber(seq)
   redis.call('HSET', head, 'safe', text(safe))
@@ -180,10 +182,10 @@ local function help(keys, args)
 end
 
 -- keys: generation, ticket; args: generation, token
+-- answers: stale, later (somebody else has it), ok
 local function ticket(keys, args)
   if redis.call('GET', keys[1]) ~= args[1] then return 'stale' end
-  redis.call('SET', keys[2], args[2], 'PX', 60000)
-  return 'ok'
+  return redis.call('SET', keys[2], args[2], 'PX', TICKET_MS, 'NX') and 'ok' or 'later'
 end
 
 -- keys: generation, then those of the room, all; args: generation, token, last seq in MongoDB, its time, 1 when forgotten

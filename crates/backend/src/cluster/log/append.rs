@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp};
 use uuid::Uuid;
 
@@ -23,14 +25,27 @@ const BATCH: usize = 200;
 const AGAIN: Duration = Duration::from_millis(40);
 /// Events of a dead publisher that are taken over at once.
 const HELP: usize = 200;
-/// How often it is asked whether a fence is stored.
-pub(super) const FENCE_EVERY: Duration = Duration::from_millis(15);
+/// The first pause before it is asked again whether a fence is stored, and the longest.
+pub(super) const FENCE_MIN: Duration = Duration::from_millis(15);
+pub(super) const FENCE_MAX: Duration = Duration::from_millis(250);
+/// The pause before a room is looked at again that somebody else is seeding.
+const SEED_AGAIN: Duration = Duration::from_millis(15);
+/// Whoever has more than this of their own waiting for the broker does not help others as well.
+const HELP_WAITING_MAX: usize = 1000;
 
 /// What is done with a batch after a call.
 enum Next {
     Done,
     /// These go back to the front, after a pause if there is one.
     Again(Vec<Request>, Duration),
+}
+
+/// What MongoDB has to say before a request can be judged.
+enum Ask {
+    /// Whether the id is known; Redis was asked at this time.
+    Id(u64),
+    /// Whether the message that it is about was deleted.
+    Target,
 }
 
 impl Core {
@@ -75,13 +90,15 @@ impl Core {
     }
 
     async fn append_batch(self: &Arc<Self>, room: &RoomId, batch: Vec<Request>) -> Next {
+        let publisher = match self.publisher() {
+            Ok(publisher) => publisher,
+            Err(error) => return refuse(batch, &error),
+        };
         let open = match self.generations.current().await {
             Ok(open) => open,
             Err(error) => return retry_or_refuse(batch, &error),
         };
-        if let Ok(publisher) = self.publisher() {
-            publisher.raise_floor(open.generation);
-        }
+        publisher.raise_floor(open.generation);
         match self.call(room, &open, &batch).await {
             Ok(answer) => match self.judge(room, &open, batch, &answer).await {
                 Ok(next) => next,
@@ -173,13 +190,24 @@ impl Core {
         let fence = Some(number(fence)?)
             .filter(|fence| *fence > 0)
             .filter(|fence| number(persisted).is_ok_and(|persisted| persisted < *fence));
+        let mut asked = Vec::new();
         for (request, answer) in batch.into_iter().zip(answers) {
-            self.one(room, open, request, list(answer)?, &pods, fence)?;
+            asked.extend(self.one(room, open, request, list(answer)?, &pods)?);
         }
-        Ok(Next::Done)
+        // What comes meanwhile waits: acts keep the order in which they came.
+        let asked = asked.into_iter().map(|(request, ask)| match ask {
+            Ask::Id(at) => self.look_up(request, (open.generation, at), fence).boxed(),
+            Ask::Target => self.look_at_target(request).boxed(),
+        });
+        let again: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        Ok(if again.is_empty() {
+            Next::Done
+        } else {
+            Next::Again(again, Duration::ZERO)
+        })
     }
 
-    /// What became of one request.
+    /// What became of one request; whatever has to be asked in MongoDB first comes back.
     fn one(
         self: &Arc<Self>,
         room: &RoomId,
@@ -187,8 +215,7 @@ impl Core {
         request: Request,
         answer: &[Value],
         pods: &Arc<[String]>,
-        fence: Option<u64>,
-    ) -> Result<()> {
+    ) -> Result<Option<(Request, Ask)>> {
         let code = answer.first().map_or(Ok(""), text)?;
         match code {
             "new" | "known" | "pending" => {
@@ -210,32 +237,27 @@ impl Core {
                 };
                 if code == "known" {
                     request.answer(Ok(appended));
-                    return Ok(());
+                    return Ok(None);
                 }
                 // First the sender waits, then what they wait for begins.
                 self.sequencer.wait(room, Waiter { request, appended });
-                if code == "new" {
+                if code == "new"
+                    && let Some(publisher) = self.publisher.get()
+                {
                     self.counters.appended.fetch_add(1, Ordering::Relaxed);
                     let pods = Arc::clone(pods);
-                    self.publisher()?
-                        .publish(open.generation, Placed { event, pods });
+                    publisher.publish(open.generation, Placed { event, pods });
                 }
             }
             "ask" => {
                 let asked_at = answer.get(1).map_or(Ok(0), number)?;
-                let (core, generation) = (Arc::clone(self), open.generation);
-                tokio::spawn(async move {
-                    core.look_up(request, (generation, asked_at), fence).await;
-                });
+                return Ok(Some((request, Ask::Id(asked_at))));
             }
             "ahead" => request.answer(Err(Error::Refused(
                 "the id says that it was made more than ten minutes from now: the clock that made it is wrong; a version 4 UUID tells no time"
                     .to_owned(),
             ))),
-            "target" => {
-                let core = Arc::clone(self);
-                tokio::spawn(async move { core.look_at_target(request).await });
-            }
+            "target" => return Ok(Some((request, Ask::Target))),
             "deleted" => {
                 let gone = no_target(&request);
                 request.answer(Err(gone));
@@ -252,11 +274,17 @@ impl Core {
                 return Err(Error::Corrupt(format!("redis: an append is {other}")));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Redis does not know the id and cannot know whether it is new: MongoDB does, once the room's fence is stored there.
-    async fn look_up(self: Arc<Self>, mut request: Request, asked: (u64, u64), fence: Option<u64>) {
+    /// The request comes back when it is new.
+    async fn look_up(
+        &self,
+        mut request: Request,
+        asked: (u64, u64),
+        fence: Option<u64>,
+    ) -> Option<Request> {
         let append = &request.append;
         if let Some(fence) = fence
             && let Err(error) = self
@@ -264,7 +292,7 @@ impl Core {
                 .await
         {
             request.answer(Err(error));
-            return;
+            return None;
         }
         let found = self
             .store
@@ -274,7 +302,7 @@ impl Core {
             Err(error) => request.answer(Err(error)),
             Ok(None) => {
                 request.looked_up = Some(asked);
-                self.push(request);
+                return Some(request);
             }
             Ok(Some(event)) if event.body == append.body => {
                 let event = Arc::new(event);
@@ -288,21 +316,25 @@ impl Core {
                 request.answer(Err(conflict));
             }
         }
+        None
     }
 
     async fn fence_is_stored(&self, room: &RoomId, fence: u64, until: Instant) -> Result<()> {
+        let mut pause = FENCE_MIN;
         while Instant::now() < until {
             if self.store.is_stored(room, place(fence)?).await? {
                 return Ok(());
             }
-            tokio::time::sleep(FENCE_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(FENCE_MAX);
         }
         Err(Error::unavailable(
             "what was sent before Redis was lost is still being stored",
         ))
     }
 
-    async fn look_at_target(self: Arc<Self>, mut request: Request) {
+    /// Whether the message that an act is about still lives; then the request comes back.
+    async fn look_at_target(&self, mut request: Request) -> Option<Request> {
         let target = request.append.body.target().unwrap_or(Seq::ZERO);
         match self.store.is_deleted(&request.append.room, target).await {
             Err(error) => request.answer(Err(error)),
@@ -312,9 +344,10 @@ impl Core {
             }
             Ok(false) => {
                 request.target_lives = true;
-                self.push(request);
+                return Some(request);
             }
         }
+        None
     }
 
     /// Gives a room its place in the generation.
@@ -331,8 +364,13 @@ impl Core {
                 &[generation.as_bytes(), token.as_bytes()],
             )
             .await?;
-        if ticket != "ok" {
-            return self.generations.doubt(open.generation, false).await;
+        match ticket.as_str() {
+            "ok" => {}
+            "later" => {
+                tokio::time::sleep(SEED_AGAIN).await;
+                return Ok(());
+            }
+            _ => return self.generations.doubt(open.generation, false).await,
         }
         let last = self.store.last(room).await?;
         let forgotten = self.store.is_forgotten(room).await?;
@@ -384,7 +422,11 @@ impl Core {
 
     async fn try_help(&self, room: &RoomId) -> Result<()> {
         // While the broker takes nothing, every try would put the same events into the queue once more.
-        self.publisher()?.admit()?;
+        let publisher = self.publisher()?;
+        publisher.admit()?;
+        if publisher.waiting() > HELP_WAITING_MAX {
+            return Err(Error::overloaded("enough waits for the broker already"));
+        }
         let open = self.generations.current().await?;
         let (generation, limit) = (open.generation.to_string(), HELP.to_string());
         let keys = self.keys(room);
@@ -410,8 +452,7 @@ impl Core {
         }
         for event in events {
             let pods = Arc::clone(&pods);
-            self.publisher()?
-                .publish(open.generation, Placed { event, pods });
+            publisher.publish(open.generation, Placed { event, pods });
         }
         Ok(())
     }
@@ -434,6 +475,13 @@ fn conflict(id: MessageId) -> Error {
 fn no_target(request: &Request) -> Error {
     let target = request.append.body.target().unwrap_or(Seq::ZERO);
     Error::NotFound(format!("there is no message {target} in this room"))
+}
+
+fn refuse(batch: Vec<Request>, error: &Error) -> Next {
+    for request in batch {
+        request.answer(Err(Error::unavailable(error.to_string())));
+    }
+    Next::Done
 }
 
 /// Those who still have time wait for another try; the error is for the others.

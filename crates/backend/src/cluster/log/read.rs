@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ::redis::{Pipeline, Value};
 use protocol::{Event, EventBody, RoomId, Seq, Timestamp, UserId};
 
-use super::append::FENCE_EVERY;
+use super::append::{FENCE_MAX, FENCE_MIN};
 use super::entry::{self, list, number, place, text};
 use super::{Core, Tail};
 use crate::log::{Page, within_bounds};
@@ -394,6 +394,7 @@ impl Core {
     /// gets its place first, and what was under way before is waited for.
     pub(super) async fn certain_head(&self, room: &RoomId) -> Result<Seq> {
         let until = Instant::now() + CERTAIN_WITHIN;
+        let mut pause = FENCE_MIN;
         while Instant::now() < until {
             match self.fetch(room, 0, 0, 0).await? {
                 Fetched::Gone => return Ok(Seq::ZERO),
@@ -406,7 +407,8 @@ impl Core {
                     self.seed(room, &open).await?;
                 }
             }
-            tokio::time::sleep(FENCE_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(FENCE_MAX);
         }
         Err(Error::unavailable(
             "what was sent before Redis was lost is still being stored",

@@ -5,8 +5,8 @@ use protocol::{Event, EventBody, RoomId, Seq, Timestamp};
 
 use super::document::Document;
 use super::{Inserted, Store, driver, place};
-use crate::Result;
 use crate::cluster::mongo::{is_duplicate, trouble};
+use crate::{Error, Result};
 
 impl Store {
     /// Puts a void where nothing is, for an event that is parked.
@@ -38,8 +38,17 @@ impl Store {
             .attempt(self.mongo.collection(super::EVENTS).insert_one(document))
             .await?;
         match kept {
-            Err(error) if !is_duplicate(&error) => Err(trouble(&error)),
-            _ => Ok(()),
+            Ok(_) => Ok(()),
+            Err(error) if is_duplicate(&error) => Ok(()),
+            Err(error) => match trouble(&error) {
+                away @ Error::Unavailable { .. } => Err(away),
+                // Such as a validator of somebody's own. A place that is not kept shows as a hole; a shard that stands
+                // still would be worse.
+                refused => {
+                    tracing::error!(error = %refused, room.id = %room, seq = seq.get(), "a place could not be kept");
+                    Ok(())
+                }
+            },
         }
     }
 
