@@ -65,12 +65,12 @@ web/dist/index.html: web/node_modules/.package-lock.json $(WEB_SOURCES)
 	@touch $@
 
 .PHONY: fmt
-fmt: ## Format everything
+fmt: web/node_modules/.package-lock.json ## Format everything
 	cargo fmt --all
 	cd web && npm run --silent format
 
 .PHONY: lint
-lint: ## What the tests check about style
+lint: web/node_modules/.package-lock.json ## What the tests check about style
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cd web && npm run --silent check
@@ -80,7 +80,7 @@ deny: setup-test ## Check dependencies, known vulnerabilities included (asks the
 	PATH="$$PWD/.tools/bin:$$PATH" cargo deny check
 
 .PHONY: release
-release: web ## Build what ships: target/release/{standalone,darda,chat-service,history-service,loadgen}
+release: web ## Build what ships: target/release/{standalone,darda,chat-service,history-service,persistence-worker,…}
 	cargo build --release --workspace --bins
 
 .PHONY: clean
