@@ -13,7 +13,7 @@ use crate::stage::{PATIENCE, Pod, Stage, ask, chat_service};
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pods_and_a_history_are_one_chat() {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return;
     }
     let stage = Stage::new(testbed::shared().await);

@@ -73,7 +73,7 @@ fn documented(program: &str) -> Vec<(String, bool)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_process_counts_and_the_page_names_it_all() {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return;
     }
     let own = Redis::start(RedisOptions::default()).await.unwrap();

@@ -108,7 +108,7 @@ impl Crowd {
 fn is_missing() -> bool {
     match testbed::missing() {
         Some(what) => {
-            println!("skipped: needs {what}");
+            testbed::skipped(&what);
             true
         }
         None => false,

@@ -19,7 +19,7 @@ fn step<'a>(way: &'a Value, name: &str) -> &'a Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_followed_from_its_append_to_its_readers() {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return;
     }
     let stage = Stage::new(testbed::shared().await);

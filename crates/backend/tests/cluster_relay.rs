@@ -111,7 +111,7 @@ async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// The servers that all tests share.
 async fn shared() -> Option<Settings> {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return None;
     }
     let servers = testbed::shared().await;

@@ -29,7 +29,7 @@ struct Servers {
 async fn servers() -> Option<&'static Servers> {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return None;
     }
     Some(SERVERS.get_or_init(start).await)

@@ -578,7 +578,7 @@ impl Disk {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self { path, _dir: dir });
         }
-        println!("skipped: needs root for a tmpfs");
+        testbed::skipped("root for a tmpfs");
         None
     }
 

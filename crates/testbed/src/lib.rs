@@ -6,7 +6,7 @@
 //! ```no_run
 //! # async fn test() {
 //! if let Some(what) = testbed::missing() {
-//!     println!("skipped: needs {what}");
+//!     testbed::skipped(&what);
 //!     return;
 //! }
 //! let servers = testbed::shared().await;
@@ -40,4 +40,4 @@ pub use proxy::Proxy;
 pub use rabbitmq::{Generation, RabbitMq, RabbitMqOptions};
 pub use redis::{Flavour, Redis, RedisOptions};
 pub use run::run;
-pub use shared::{Servers, missing, namespace, shared};
+pub use shared::{Servers, missing, namespace, shared, skipped};

@@ -1,6 +1,8 @@
 //! Three servers for all tests of a run.
 
 use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 
 use anyhow::{Result, bail};
 use tokio::sync::OnceCell;
@@ -68,6 +70,25 @@ pub fn missing() -> Option<String> {
     let missing = not_installed()?;
     assert!(env::var("CI").as_deref() != Ok("true"), "needs {missing}");
     Some(missing)
+}
+
+/// A test that is left out says so: what it needs, in its output and, since the output of a test that passes is not
+/// shown, in the file that `DARDA_TEST_SKIPPED` names. `scripts/test` closes with what it finds there.
+pub fn skipped(needs: &str) {
+    println!("skipped: needs {needs}");
+    let Some(file) = env::var_os("DARDA_TEST_SKIPPED") else {
+        return;
+    };
+    let thread = std::thread::current();
+    let line = format!("{needs}\t{}\n", thread.name().unwrap_or_default());
+    let noted = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&file)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = noted {
+        panic!("{}: {error}", file.display());
+    }
 }
 
 /// What is neither named nor can be started.

@@ -43,7 +43,7 @@ pub fn endpoint(url: &str) -> Endpoint {
 /// Runs a test on the shared servers.
 pub async fn with_bench(test: impl AsyncFnOnce(Bench)) {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return;
     }
     test(Bench::new(shared().await.clone()).await).await;

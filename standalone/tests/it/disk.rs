@@ -35,7 +35,7 @@ impl Disk {
         if run("mount", &["-t", "tmpfs", "-o", &size, "darda-test", path]) {
             return Some(Self { folder });
         }
-        println!("skipped: needs root for a tmpfs");
+        testbed::skipped("root for a tmpfs");
         None
     }
 
@@ -47,7 +47,7 @@ impl Disk {
         if run("mount", &["-o", options, image.to_str().unwrap(), path]) {
             return Some(Self { folder });
         }
-        println!("skipped: needs root for a loop device");
+        testbed::skipped("root for a loop device");
         None
     }
 
@@ -188,7 +188,7 @@ async fn a_disk_that_turned_read_only_refuses_and_nothing_acked_is_lost() {
     image.as_file().set_len(32 << 20).unwrap();
     let image = image.path();
     if !run("mkfs.ext4", &["-q", image.to_str().unwrap()]) {
-        println!("skipped: needs mkfs.ext4");
+        testbed::skipped("mkfs.ext4");
         return;
     }
     let Some(disk) = Disk::in_file(image) else {
@@ -218,7 +218,7 @@ async fn a_disk_that_turned_read_only_refuses_and_nothing_acked_is_lost() {
         .trim_start_matches("/dev/");
     let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
     if fs::write(trigger, "a test").is_err() {
-        println!("skipped: this kernel does not break ext4 on demand");
+        testbed::skipped("a kernel that breaks ext4 on demand");
         return;
     }
     let (_, answer) = send_until_refused(&mut alice, &mut acked).await;

@@ -248,7 +248,7 @@ pub(super) mod tests {
     /// A database that nothing else uses, where there is a server for tests.
     pub(in super::super) async fn open() -> Option<Mongo> {
         if let Some(what) = testbed::missing() {
-            println!("skipped: needs {what}");
+            testbed::skipped(&what);
             return None;
         }
         let endpoint = |url: &str| Endpoint {

@@ -19,7 +19,7 @@ struct Servers {
 impl Servers {
     async fn start() -> Option<Self> {
         if let Some(what) = testbed::missing() {
-            println!("skipped: needs {what}");
+            testbed::skipped(&what);
             return None;
         }
         let options = RedisOptions {

@@ -20,7 +20,7 @@ impl Stage {
     /// `None` where the servers are not installed.
     pub async fn new() -> Option<Self> {
         if let Some(what) = testbed::missing() {
-            println!("skipped: needs {what}");
+            testbed::skipped(&what);
             return None;
         }
         let servers = testbed::shared().await;

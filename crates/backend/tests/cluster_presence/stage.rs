@@ -95,7 +95,7 @@ impl Pod {
 
 pub async fn shared() -> Option<Settings> {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return None;
     }
     let servers = testbed::shared().await;

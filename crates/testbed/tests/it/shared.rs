@@ -6,7 +6,7 @@ use mongodb::bson::doc;
 #[tokio::test]
 async fn the_shared_servers_answer() {
     if let Some(what) = testbed::missing() {
-        println!("skipped: needs {what}");
+        testbed::skipped(&what);
         return;
     }
     let servers = testbed::shared().await;

@@ -115,7 +115,7 @@ mod tests {
     /// Two processes.
     async fn open() -> Option<[MongoDirectory; 2]> {
         if let Some(what) = testbed::missing() {
-            println!("skipped: needs {what}");
+            testbed::skipped(&what);
             return None;
         }
         let servers = testbed::shared().await;
