@@ -83,9 +83,14 @@ impl Announcer {
         for (append, result) in batch.into_iter().zip(results) {
             match result {
                 Ok(_) => settled.push(append),
-                // The log will never take it, such as one of a room that was deleted meanwhile.
-                Err(error @ (Error::NotFound(_) | Error::Refused(_) | Error::Conflict(_))) => {
+                // The room was deleted meanwhile.
+                Err(error @ Error::NotFound(_)) => {
                     tracing::debug!(room.id = %append.room, %error, "an announcement came too late");
+                    settled.push(append);
+                }
+                // Another act has its id: it will never be taken.
+                Err(error @ Error::Conflict(_)) => {
+                    tracing::error!(room.id = %append.room, message.id = %append.id, %error, "an announcement was refused");
                     settled.push(append);
                 }
                 Err(error) => {

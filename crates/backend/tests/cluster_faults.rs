@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use backend::cluster::settings::Endpoint;
 use backend::cluster::topology::{self, Topology};
-use backend::cluster::{Mongo, Settings, Store};
+use backend::cluster::{Mongo, Settings, Store, envelope};
 use backend::log::{Append, Appended};
 use backend::{Backends, Error};
 use lapin::options::ExchangeDeleteOptions;
+use lapin::types::FieldTable;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, UserId};
 use testbed::{Data, Proxy, RabbitMq, Redis, RedisOptions};
 
@@ -342,6 +343,51 @@ async fn an_exchange_that_somebody_deletes_is_replaced_by_the_next_generation() 
         .unwrap();
     acked.extend(load(&pod, "general", 20).await);
     assert_kept(&pod.messages("general", 40).await, &acked);
+    pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_shard_whose_binding_somebody_takes_away_loses_nothing_and_neither_do_others() {
+    let stage = Stage::new().await;
+    let pod = stage.pod().await;
+    let in_shard = |shard| {
+        let mut names = (0..).map(|n| format!("room-{n}"));
+        names.find(|name| envelope::shard(&room(name), stage.settings.shards) == shard)
+    };
+    let rooms = [0, 1].map(|shard| in_shard(shard).unwrap());
+    let mut acked = [Vec::new(), Vec::new()];
+    for (acked, id) in acked.iter_mut().zip(&rooms) {
+        acked.extend(load(&pod, id, 20).await);
+    }
+    let topology = Topology::new(&stage.settings);
+    let connection = topology::connect(&stage.settings.rabbitmq, "test")
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let unbinding = channel.queue_unbind(
+        topology.shard_queue(0).into(),
+        topology.persist_exchange(0).into(),
+        "0".into(),
+        FieldTable::default(),
+    );
+    let (first, second, unbound) = tokio::join!(
+        load(&pod, &rooms[0], 200),
+        load(&pod, &rooms[1], 200),
+        unbinding
+    );
+    unbound.unwrap();
+    acked[0].extend(first);
+    acked[1].extend(second);
+    // At the latest this one finds no way into its queue.
+    acked[0].extend(load(&pod, &rooms[0], 1).await);
+    for (acked, id) in acked.iter().zip(&rooms) {
+        assert_kept(&pod.messages(id, acked.len()).await, acked);
+    }
+    let fences = pod.all(&rooms[0]).await;
+    assert!(
+        fences.iter().any(|event| event.body == EventBody::Fence {}),
+        "the generation was raised"
+    );
     pod.close().await;
 }
 

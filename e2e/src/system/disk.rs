@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_full_disk_takes_nothing_and_a_cleared_one_does() {
         if let Some(missing) = Disk::missing() {
-            testbed::skipped(&missing);
+            testbed::skipped(missing);
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -103,12 +103,3 @@ impl Redis {
         }
     }
 }
-
-impl Mongo {
-    /// Asks for a sign of life. `None` when all is well.
-    pub async fn trouble(&self) -> Option<String> {
-        let ping = ::mongodb::bson::doc! { "ping": 1 };
-        let answer = self.run(self.database().run_command(ping)).await;
-        answer.err().map(|error| error.to_string())
-    }
-}

@@ -30,6 +30,8 @@ const NOT_NOW: [i32; 17] = [
     11600, 11602, 10107, 13435, 13436, 189, 91, 7, 6, 89, 9001, 134, 262, 50, 11601, 43, 237,
 ];
 
+const MIGRATING: &str = "the database is being made ready for this version";
+
 /// A handle on MongoDB; cheap to clone.
 #[derive(Clone)]
 pub struct Mongo {
@@ -91,6 +93,26 @@ impl Mongo {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    fn is_migrated(&self) -> bool {
+        let migrated = self.migrated.as_ref();
+        migrated.is_none_or(|migrated| *migrated.borrow())
+    }
+
+    /// Asks for a sign of life. `None` when all is well.
+    pub async fn trouble(&self) -> Option<String> {
+        if !self.is_migrated() {
+            // No call is made: one that waits for the migrations says nothing about MongoDB.
+            let away = self.breaker.trouble();
+            return Some(away.unwrap_or_else(|| MIGRATING.to_owned()));
+        }
+        let answer = self.run(self.ping()).await;
+        answer.err().map(|error| error.to_string())
+    }
+
+    fn ping(&self) -> driver::action::RunCommand<'_> {
+        self.database.run_command(driver::bson::doc! { "ping": 1 })
     }
 
     /// What MongoDB knows this process and its like by.
@@ -163,12 +185,10 @@ impl Mongo {
     ) -> Result<driver::error::Result<T>> {
         self.breaker.admit()?;
         let deadline = Instant::now() + deadline;
-        if let Some(mut migrated) = self.migrated.clone() {
+        if let Some(mut migrated) = self.migrated.clone().filter(|_| !self.is_migrated()) {
             let done = migrated.wait_for(|done| *done);
             if !matches!(timeout_at(deadline, done).await, Ok(Ok(_))) {
-                return Err(Error::unavailable(
-                    "mongodb: the database is being made ready for this version",
-                ));
+                return Err(Error::unavailable(format!("mongodb: {MIGRATING}")));
             }
         }
         match timeout_at(deadline, call.into_future()).await {
@@ -265,5 +285,28 @@ pub(super) mod tests {
             backlog_max: 1,
         };
         Some(Mongo::new(&settings).await.expect("a handle"))
+    }
+
+    #[tokio::test]
+    async fn calls_wait_for_the_migrations_and_nobody_takes_that_for_an_outage() {
+        let Some(mongo) = open().await else {
+            return;
+        };
+        let (migrated, is_migrated) = watch::channel(false);
+        let mongo = mongo.once_migrated(is_migrated);
+        for _ in 0..20 {
+            let sign = mongo
+                .breaker()
+                .hear(Duration::from_millis(900), mongo.trouble());
+            assert_eq!(sign.await.as_deref(), Some(MIGRATING));
+        }
+        assert!(!mongo.breaker().is_open());
+        let late = mongo.run_within(Duration::from_millis(20), mongo.ping());
+        assert!(matches!(late.await, Err(Error::Unavailable { .. })));
+        let (answer, _) = tokio::join!(mongo.run(mongo.ping()), async {
+            migrated.send_replace(true);
+        });
+        answer.expect("an answer after the migrations");
+        assert_eq!(mongo.trouble().await, None);
     }
 }

@@ -275,9 +275,21 @@ struct Link {
     flight: FuturesUnordered<Flying>,
     /// Which slots of a way have an envelope on its way.
     flying: HashMap<Way, [bool; PER_WAY]>,
+    /// Generations below it are over.
+    floor: u64,
 }
 
 impl Link {
+    /// Generations that are over need their channels no more, except for what is still on its way.
+    fn close_below(&mut self, floor: u64) {
+        if floor > self.floor {
+            self.floor = floor;
+            let flying = &self.flying;
+            self.channels
+                .retain(|(way, _), _| way.0 >= floor || flying.contains_key(way));
+        }
+    }
+
     fn free_slot(&self, way: Way) -> Option<usize> {
         let slots = self.flying.get(&way).copied().unwrap_or_default();
         slots.iter().position(|is_taken| !is_taken)
@@ -342,6 +354,7 @@ impl Run {
             channels: HashMap::new(),
             flight: FuturesUnordered::new(),
             flying: HashMap::new(),
+            floor: 0,
         };
         let end = self.serve(&mut link, shutdown).await;
         self.shared.blocked.store(false, Ordering::Relaxed);
@@ -438,6 +451,7 @@ impl Run {
     /// Sends envelopes while few enough are on their way: what comes meanwhile gathers for the next ones.
     async fn send_what_waits(&mut self, link: &mut Link) -> Result<()> {
         let floor = self.shared.floor.load(Ordering::Relaxed);
+        link.close_below(floor);
         for _ in 0..self.order.len() {
             let Some(way) = self.order.pop_front() else {
                 break;

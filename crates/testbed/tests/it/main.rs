@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 fn skipped(missing: Option<&str>) -> bool {
     let Some(what) = missing else { return false };
     assert!(std::env::var("CI").as_deref() != Ok("true"), "needs {what}");
-    testbed::skipped(&what);
+    testbed::skipped(what);
     true
 }
 
