@@ -20,6 +20,8 @@ async fn main() -> anyhow::Result<()> {
     let config = Config::from_env(listen.http_addr)?;
     let history = forward::Address::from_env()?.map_or(History::Here, History::At);
     let backends = backend::open(backend::Config::from_env()?).await?;
+    // Before anybody can know that it runs.
+    let shutdown = shutdown::on_signals()?;
     let listener = listen.bind_http()?;
     let admin_listener = listen.bind_admin()?;
     println!("Darda is listening on http://{}", listener.local_addr()?);
@@ -29,5 +31,5 @@ async fn main() -> anyhow::Result<()> {
         backends,
         history,
     };
-    run(service, listener, admin_listener, shutdown::on_signals()?).await
+    run(service, listener, admin_listener, shutdown).await
 }

@@ -28,16 +28,12 @@ async fn main() -> anyhow::Result<()> {
     } else {
         opened?
     };
+    // Before anybody can know that it runs.
+    let shutdown = shutdown::on_signals()?;
     let listener = config.listen.bind_http()?;
     let admin_listener = config.listen.bind_admin()?;
     info!(addr = %listener.local_addr()?, "history-service is listening");
-    let ended = run(
-        backends.clone(),
-        listener,
-        admin_listener,
-        shutdown::on_signals()?,
-    )
-    .await;
+    let ended = run(backends.clone(), listener, admin_listener, shutdown).await;
     backends.health.close().await;
     ended
 }

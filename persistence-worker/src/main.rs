@@ -22,7 +22,9 @@ async fn main() -> anyhow::Result<()> {
     }
     PROGRAM.start()?;
     let config = Config::from_env()?;
+    // Before anybody can know that it runs.
+    let shutdown = shutdown::on_signals()?;
     let listener = config.bind_admin()?;
     info!(admin = %listener.local_addr()?, "persistence-worker is starting");
-    run(config, listener, shutdown::on_signals()?).await
+    run(config, listener, shutdown).await
 }

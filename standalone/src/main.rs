@@ -18,9 +18,10 @@ async fn main() -> anyhow::Result<()> {
     PROGRAM.start()?;
     let config = Config::from_env()?;
     let backends = backend::open(config.backend).await?;
+    // Before anybody can know that it runs.
+    let shutdown = shutdown::on_signals()?;
     let listener = config.listen.bind_http()?;
     let admin_listener = config.listen.bind_admin()?;
     println!("Darda is listening on http://{}", listener.local_addr()?);
-    let shutdown = shutdown::on_signals()?;
     run(config.chat, backends, listener, admin_listener, shutdown).await
 }
