@@ -74,7 +74,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_LIMIT_JOINS_PER_SEC",
         default: "5",
-        meaning: "Rooms one user may join, make or add people to per second; ten times as many at once.",
+        meaning: "Rooms one user may join, make, open directly or add people to per second; ten times as many at once.",
     },
     Variable {
         name: "DARDA_LIMIT_HELLO_SECS",

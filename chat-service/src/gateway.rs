@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use backend::log::Appended;
+use backend::log::{Append, Appended};
 use backend::relay::Signal;
 use futures_util::stream::{self, StreamExt as _};
 use protocol::{
@@ -248,10 +248,16 @@ fn plain_send(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, send: p
         hub.answer(connection, &refused(refusal, None, Some(id)));
         return;
     }
+    line_up(hub, connection, into_append(user, room, send));
+}
+
+/// Puts an act in line for the log, in which those of a connection keep their order. Its answer comes later: others do
+/// not wait for it.
+fn line_up(hub: &Rc<Hub>, connection: &Rc<Connection>, append: Append) {
+    let id = append.id;
     let app = Arc::clone(&hub.process);
-    let append = into_append(user, room, send);
     let mut append = Box::pin(async move { app.messages.append(append).await });
-    // The first poll puts the event in line, so that a connection's sends keep their order.
+    // The first poll puts it in line.
     let mut cx = std::task::Context::from_waker(Waker::noop());
     match append.as_mut().poll(&mut cx) {
         Poll::Ready(result) => hub.answer(connection, &acked(result, id)),
@@ -341,19 +347,17 @@ async fn carry_out(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, fr
             Ok(answer) => return hub.answer(connection, &answer),
             Err(refusal) => Err(refusal),
         },
-        ClientFrame::Send(send) => messages.send(user, send).await,
-        ClientFrame::Edit(edit) => messages.edit(user, edit).await,
-        ClientFrame::Delete(delete) => messages.delete(user, delete).await,
-        ClientFrame::React(react) => messages.react(user, react).await,
+        ClientFrame::Send(send) => messages.sending(user, send).await,
+        ClientFrame::Edit(edit) => messages.editing(user, edit).await,
+        ClientFrame::Delete(delete) => messages.deleting(user, delete).await,
+        ClientFrame::React(react) => messages.reacting(user, react).await,
         ClientFrame::Hello(_) => return sign_in(hub, connection, user).await,
         ClientFrame::Received(_) | ClientFrame::Read(_) | ClientFrame::Typing(_) => return,
     };
-    let answer = match (result, id) {
-        (result, Some(id)) => acked(result, id),
-        (Err(refusal), None) => refused(refusal, reference, None),
-        (Ok(_), None) => return,
-    };
-    hub.answer(connection, &answer);
+    match result {
+        Ok(append) => line_up(hub, connection, append),
+        Err(refusal) => hub.answer(connection, &refused(refusal, reference, id)),
+    }
 }
 
 async fn fetch(hub: &Rc<Hub>, user: &UserId, fetch: Fetch) -> Result<ServerFrame, Refusal> {

@@ -58,6 +58,14 @@ impl Messages {
     /// # Errors
     /// `bad_request`, `too_large`, `rate_limited`, `not_found`, `conflict`, and those of the log.
     pub async fn send(&self, user: &UserId, send: Send) -> Result<Appended, Refusal> {
+        self.append(self.sending(user, send).await?).await
+    }
+
+    /// What a send appends, when it may be sent.
+    ///
+    /// # Errors
+    /// `bad_request`, `too_large`, `rate_limited`, `not_found`.
+    pub async fn sending(&self, user: &UserId, send: Send) -> Result<Append, Refusal> {
         self.check(user, &send)?;
         let room = match (&send.room, &send.to) {
             (Some(room), None) => self.rooms.enter(user, room).await?.0.id,
@@ -70,7 +78,7 @@ impl Messages {
         if let Some(seq) = send.reply_to {
             self.message(&room, seq, "reply_to").await?;
         }
-        self.append(into_append(user, room, send)).await
+        Ok(into_append(user, room, send))
     }
 
     /// The checks of [`send`](Self::send) that need nothing but the frame, and the user's rate.
@@ -96,11 +104,11 @@ impl Messages {
         Ok(result?)
     }
 
-    /// Replaces the text of one's own message.
+    /// What replaces the text of one's own message. The log refuses it for a deleted one.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and `forbidden` for somebody else's message. `not_found` also for a deleted one.
-    pub async fn edit(&self, user: &UserId, edit: Edit) -> Result<Appended, Refusal> {
+    /// As [`sending`](Self::sending), and `forbidden` for somebody else's message.
+    pub async fn editing(&self, user: &UserId, edit: Edit) -> Result<Append, Refusal> {
         check_text(&edit.text, &self.limits)?;
         self.rate(user)?;
         self.rooms.member(user, &edit.room).await?;
@@ -113,20 +121,19 @@ impl Messages {
             target: edit.seq,
             text: edit.text,
         };
-        self.append(Append {
+        Ok(Append {
             room: edit.room,
             from: user.clone(),
             id: edit.id,
             body,
         })
-        .await
     }
 
-    /// Takes a message back.
+    /// What takes a message back.
     ///
     /// # Errors
-    /// As [`edit`](Self::edit).
-    pub async fn delete(&self, user: &UserId, delete: Delete) -> Result<Appended, Refusal> {
+    /// As [`editing`](Self::editing).
+    pub async fn deleting(&self, user: &UserId, delete: Delete) -> Result<Append, Refusal> {
         self.rate(user)?;
         let (_, Member { role, .. }) = self.rooms.member(user, &delete.room).await?;
         let message = self.message(&delete.room, delete.seq, "seq").await?;
@@ -134,20 +141,19 @@ impl Messages {
             let reason = "only the author and admins can delete a message";
             return Err(Refusal::new(ErrorCode::Forbidden, reason));
         }
-        self.append(Append {
+        Ok(Append {
             room: delete.room,
             from: user.clone(),
             id: delete.id,
             body: EventBody::Delete { target: delete.seq },
         })
-        .await
     }
 
-    /// Puts an emoji on a message or takes it off.
+    /// What puts an emoji on a message or takes it off. The log refuses it for a deleted one.
     ///
     /// # Errors
-    /// As [`send`](Self::send). `not_found` also for a deleted message.
-    pub async fn react(&self, user: &UserId, react: React) -> Result<Appended, Refusal> {
+    /// As [`sending`](Self::sending).
+    pub async fn reacting(&self, user: &UserId, react: React) -> Result<Append, Refusal> {
         check_emoji(&react.emoji)?;
         self.rate(user)?;
         self.rooms.member(user, &react.room).await?;
@@ -157,13 +163,12 @@ impl Messages {
             emoji: react.emoji,
             on: react.on,
         };
-        self.append(Append {
+        Ok(Append {
             room: react.room,
             from: user.clone(),
             id: react.id,
             body,
         })
-        .await
     }
 
     fn rate(&self, user: &UserId) -> Result<(), Refusal> {

@@ -124,7 +124,7 @@ impl Rooms {
     /// # Errors
     /// `bad_request` when both are the same.
     pub async fn direct(&self, user: &UserId, with: &UserId) -> Result<Room, Refusal> {
-        Ok(self.open_direct(user, with).await?.value)
+        Ok(self.between(user, with).await?.value)
     }
 
     async fn look(

@@ -195,7 +195,7 @@ impl Bench<'_> {
     fn acks(&mut self) -> Result<()> {
         let target = self.processes.target();
         let time = self.seconds(8.0, 3.0);
-        for senders in [1, 16, 256] {
+        for senders in [1, 16, 256, 1024] {
             let (outcome, cost) = self.costing(|_| {
                 let plan = acks::Plan::closed_loop(senders, 16, TEXT_BYTES, time);
                 acks::run(&target, &plan, None, false)
@@ -203,7 +203,7 @@ impl Bench<'_> {
             let what = format!("durable acks, {senders} sending");
             let broken = outcome.faults.lines();
             self.keep(&what, &broken, outcome.json(), &cost);
-            let goal = if senders == 256 { "≥ 10k" } else { "" };
+            let goal = if senders == 1024 { "≥ 10k" } else { "" };
             self.rows.push(
                 Row::new(format!("{what}: acks/s"), outcome.rate, "")
                     .goal(goal)

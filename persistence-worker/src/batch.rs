@@ -17,8 +17,10 @@ use crate::metrics::InHand;
 
 /// A batch is complete when it has this many events,
 pub const EVENTS_MAX: usize = 1000;
+/// or was gathered from this many envelopes,
+pub const ENVELOPES_MAX: u16 = 64;
 /// or when this much time has passed since its first.
-const GATHER_WITHIN: Duration = Duration::from_millis(20);
+const GATHER_WITHIN: Duration = Duration::from_millis(50);
 
 /// Deliveries that are stored and acknowledged together.
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ pub struct Batch {
     pub broken: Vec<Broken>,
     /// Events that a person sent again.
     pub again: Vec<Event>,
+    envelopes: u16,
     /// The last delivery; its acknowledgement is that of all.
     last: Option<Acker>,
 }
@@ -69,7 +72,7 @@ impl Batch {
             in_hand.hold(oldest);
         }
         let deadline = Instant::now() + GATHER_WITHIN;
-        while batch.len() < EVENTS_MAX {
+        while batch.len() < EVENTS_MAX && batch.envelopes < ENVELOPES_MAX {
             match tokio::time::timeout_at(deadline, consumer.next()).await {
                 Ok(next) => batch.add(delivered(next)?),
                 Err(_) => break,
@@ -98,6 +101,7 @@ impl Batch {
                 Err(broken) => self.broken.push(broken),
             }
         }
+        self.envelopes += 1;
         self.last = Some(delivery.acker);
     }
 

@@ -15,15 +15,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::Worker;
-use crate::batch::{Batch, Ended};
+use crate::batch::{Batch, ENVELOPES_MAX, Ended};
 use crate::work::Work;
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// How long a new connection may take until it can be used.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Envelopes that the broker sends ahead, for each shard.
-const AHEAD_MAX: u16 = 64;
+/// Envelopes that the broker sends ahead, for each shard: those of the next batch come while one is stored.
+const AHEAD_MAX: u16 = 2 * ENVELOPES_MAX;
 /// How long deliveries are held while they cannot be stored. Then they go back to their queue and this worker to the end of
 /// the line: another may be able to, and RabbitMQ would end the channel after 30 minutes.
 const HOLD_MAX: Duration = Duration::from_secs(300);

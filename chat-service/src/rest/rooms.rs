@@ -214,6 +214,7 @@ pub struct DirectPath {
         (status = 200, description = "The room the two have.", body = Room),
         (status = 201, description = "The room was made.", body = Room),
         Refused,
+        RateLimited,
     ),
     security(("open_mode" = [])),
 )]

@@ -70,8 +70,17 @@ impl Rooms {
     /// As [`Rooms::direct`], and tells whether the room is new.
     ///
     /// # Errors
-    /// `bad_request` when both are the same.
+    /// `bad_request` when both are the same, `rate_limited`.
     pub async fn open_direct(&self, user: &UserId, with: &UserId) -> Result<Made<Room>, Refusal> {
+        self.spend(user)?;
+        self.between(user, with).await
+    }
+
+    pub(super) async fn between(
+        &self,
+        user: &UserId,
+        with: &UserId,
+    ) -> Result<Made<Room>, Refusal> {
         if user == with {
             return Err(Refusal::field("user", "must be somebody else"));
         }

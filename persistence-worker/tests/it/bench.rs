@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backend::cluster::settings::{Endpoint, Settings};
@@ -77,8 +76,11 @@ impl Bench {
 
     /// As pods do it: one envelope, on the broker's disk when this returns.
     pub async fn publish(&self, room: &RoomId, events: &[Event]) {
-        let events: Vec<_> = events.iter().cloned().map(Arc::new).collect();
-        self.publish_body(room, &envelope::encode(&events)).await;
+        let mut body = Vec::new();
+        for event in events {
+            envelope::push(&mut body, event);
+        }
+        self.publish_body(room, &body).await;
     }
 
     pub async fn publish_body(&self, room: &RoomId, body: &[u8]) {

@@ -365,6 +365,8 @@ async fn joining_is_limited_whichever_way() {
     let made = json!({"kind": "public", "id": "made"});
     let made = server.ask("POST", "/v1/rooms", "alice", made).await;
     assert_eq!(made.status, 429, "{made:?}");
+    let direct = server.ask("PUT", "/v1/direct/bob", "alice", json!(null));
+    assert_eq!(direct.await.status, 429);
     // Rooms she is in are open to her as before.
     alice.send("sent-to", "again").await;
 }

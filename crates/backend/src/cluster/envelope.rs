@@ -65,16 +65,6 @@ pub fn push(envelope: &mut Vec<u8>, event: &Event) {
     envelope.push(b'\n');
 }
 
-/// Puts events into one envelope, however large.
-#[must_use]
-pub fn encode(events: &[Arc<Event>]) -> Vec<u8> {
-    let mut envelope = Vec::with_capacity(events.len() * 256);
-    for event in events {
-        push(&mut envelope, event);
-    }
-    envelope
-}
-
 /// A line that is no event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {

@@ -30,7 +30,7 @@ use crate::{Error, Log, Result};
 /// A caller who has no answer by now gets an error; repeating the act finds out what became of it.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1900);
 /// Numbers of a generation.
-const RANGE: u64 = 1 << 32;
+pub(super) const RANGE: u64 = 1 << 32;
 
 /// What the log knows of the end of a room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

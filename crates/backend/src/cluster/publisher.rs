@@ -17,10 +17,10 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use protocol::{Event, Timestamp};
-use rand::RngExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::envelope::Origin;
 use super::relay::PodId;
@@ -315,7 +315,7 @@ impl Link {
 
 impl Run {
     async fn run(mut self, shutdown: CancellationToken) {
-        let mut pause = PAUSE_MIN;
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         loop {
             let begun = Instant::now();
             match self.connection(&shutdown).await {
@@ -326,14 +326,12 @@ impl Run {
                 }
             }
             if begun.elapsed() > PAUSE_MAX {
-                pause = PAUSE_MIN;
+                backoff.reset();
             }
-            let jitter = rand::rng().random_range(0.5..1.0);
             tokio::select! {
-                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
                 () = shutdown.cancelled() => return,
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 

@@ -266,7 +266,13 @@ impl Redis {
         let is_answer = error.code().is_some_and(|code| {
             !matches!(
                 code,
-                "READONLY" | "LOADING" | "MASTERDOWN" | "MISCONF" | "NOREPLICAS" | "NOAUTH"
+                "READONLY"
+                    | "LOADING"
+                    | "MASTERDOWN"
+                    | "MISCONF"
+                    | "NOREPLICAS"
+                    | "NOAUTH"
+                    | "BUSY"
             )
         });
         if is_answer {

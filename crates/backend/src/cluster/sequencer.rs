@@ -12,13 +12,11 @@ use std::time::Duration;
 use protocol::{Event, RoomId};
 use tokio::sync::{Notify, Semaphore};
 
-use super::log::{Core, Request, Tail};
+use super::log::{Core, RANGE, Request, Tail};
 use super::relay::{ClusterRelay, Upstream};
 use crate::log::Appended;
 
 const SHARDS: usize = 16;
-/// Numbers of a generation.
-const RANGE: u64 = 1 << 32;
 /// Events of a room that wait for one before them; more are read again.
 const EARLY_MAX: usize = 1000;
 /// Events read at once for a room with a hole.
