@@ -361,6 +361,12 @@ impl Bench<'_> {
                 .cost(&cost)
                 .note(cost.each(filled.acks as f64, "an ack")),
         );
+        ensure!(
+            filled.acks == messages,
+            "only {} of {messages} messages were acked; nothing else can be measured: {}",
+            filled.acks,
+            broken.join("; ")
+        );
         let (rate, cost) = self.costing(|bench| bench.store(messages))?;
         let what = "the worker stores what has waited";
         let detail = json!({"events": messages, "events_per_sec": rate});
