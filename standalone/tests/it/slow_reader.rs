@@ -15,12 +15,12 @@ use crate::server::{Server, Setup};
 /// The text of each message. Large, so that queues would show.
 const TEXT_BYTES: usize = 16_000;
 
-/// Sends many messages, some at a time; when each was acked, by seq.
+/// Sends many messages, a few at a time; when each was acked, by seq.
 async fn pump(chat: &mut Chat, room: &str, count: usize) -> Vec<(u64, Instant)> {
     let text = "x".repeat(TEXT_BYTES);
     let (mut acks, mut sent) = (Vec::new(), 0);
     while acks.len() < count {
-        let more = (count - sent).min(32 - (sent - acks.len()));
+        let more = (count - sent).min(8 - (sent - acks.len()));
         chat.say_all((0..more).map(|_| send(&new_id(), room, &text)))
             .await;
         sent += more;
@@ -45,7 +45,8 @@ async fn read_to(chat: &mut Chat, mut position: u64, last: u64) -> Vec<(u64, Ins
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_who_stop_cost_little_delay_nobody_and_miss_nothing() {
     const STALLED: usize = 10;
-    const MESSAGES: usize = 1500;
+    const WARM_UP: usize = 1500;
+    const MESSAGES: usize = 4000;
     let server = Server::start().await;
     let mut alice = Chat::open(&server, "alice").await;
     alice.send("busy", "to make the room").await;
@@ -59,7 +60,7 @@ async fn readers_who_stop_cost_little_delay_nobody_and_miss_nothing() {
     let mut warm = start;
     for round in 0.. {
         let before = server.memory_kib();
-        let acks = pump(&mut alice, "busy", MESSAGES).await;
+        let acks = pump(&mut alice, "busy", WARM_UP).await;
         let (last, _) = *acks.last().unwrap();
         read_to(&mut lively, warm, last).await;
         warm = last;
@@ -89,10 +90,12 @@ async fn readers_who_stop_cost_little_delay_nobody_and_miss_nothing() {
     let came = listening.await.unwrap();
     let after = server.memory_kib();
 
-    let growth = after.saturating_sub(before);
+    // Even one queue that all of them share would hold everything that was sent. How much the allocator keeps comes and
+    // goes by some MiB.
+    let growth = after.saturating_sub(before) as usize * 1024;
     println!("{STALLED} stalled readers of {MESSAGES} messages: {before} KiB, then {after} KiB");
     assert!(
-        growth < STALLED as u64 * 1024,
+        growth < MESSAGES * TEXT_BYTES / 2,
         "{before} KiB before, {after} KiB after"
     );
     for ((seq, acked), (_, came)) in acks.iter().zip(came.iter().skip(STALLED)) {

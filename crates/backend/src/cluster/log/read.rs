@@ -17,6 +17,8 @@ use crate::{Error, Result};
 const CERTAIN_WITHIN: Duration = Duration::from_secs(1);
 /// Events read at once while all that are not stored yet are looked through.
 const SCAN: usize = 1000;
+/// How often events that only Redis has are read again because they were stored while they were read.
+const UNSTORED_TRIES: usize = 5;
 
 /// What Redis knows of a room.
 enum Fetched {
@@ -415,33 +417,45 @@ impl Core {
         ))
     }
 
-    /// Up to where MongoDB has all, and the events after that.
-    async fn unstored(&self, room: &RoomId) -> Result<(u64, Vec<Arc<Event>>)> {
-        let here = match self.fetch(room, 0, 0, 0).await {
-            Ok(Fetched::Here(here)) => here,
-            Ok(_) | Err(Error::Unavailable { .. }) => return Ok((Seq::MAX.get(), Vec::new())),
-            Err(error) => return Err(error),
-        };
-        if self.is_closing(room, &here).await? {
-            return Ok((here.fence - 1, Vec::new()));
-        }
-        let mut events: Vec<Arc<Event>> = Vec::new();
-        let mut at = here.persisted;
-        while at < here.safe {
-            let Fetched::Here(more) = self.fetch(room, at, SCAN, 0).await? else {
-                break;
+    /// Up to where MongoDB has all, and those events that only Redis has, after `after`, which `keep` picks: all of them, or the
+    /// first `most`.
+    async fn unstored(
+        &self,
+        room: &RoomId,
+        after: u64,
+        most: usize,
+        keep: impl Fn(&Event) -> bool,
+    ) -> Result<(u64, Vec<Arc<Event>>)> {
+        'again: for _ in 0..UNSTORED_TRIES {
+            let here = match self.fetch(room, 0, 0, 0).await {
+                Ok(Fetched::Here(here)) => here,
+                Ok(_) | Err(Error::Unavailable { .. }) => return Ok((Seq::MAX.get(), Vec::new())),
+                Err(error) => return Err(error),
             };
-            let Some(last) = more.events.last() else {
-                break;
-            };
-            // Meanwhile these may have been stored and trimmed; then MongoDB has them, and they count there.
-            if more.base > at {
-                return Box::pin(self.unstored(room)).await;
+            if self.is_closing(room, &here).await? {
+                return Ok((here.fence - 1, Vec::new()));
             }
-            at = last.seq.get();
-            events.extend(more.events);
+            let mut kept: Vec<Arc<Event>> = Vec::new();
+            let mut at = here.persisted.max(after);
+            while at < here.safe && kept.len() < most {
+                let Fetched::Here(more) = self.fetch(room, at, SCAN, 0).await? else {
+                    break;
+                };
+                let Some(last) = more.events.last() else {
+                    break;
+                };
+                // Meanwhile these may have been stored and trimmed; then MongoDB has them, and they count there.
+                if more.base > at {
+                    continue 'again;
+                }
+                at = last.seq.get();
+                kept.extend(more.events.into_iter().filter(|event| keep(event)));
+            }
+            return Ok((here.persisted, kept));
         }
-        Ok((here.persisted, events))
+        Err(Error::unavailable(
+            "the room is stored faster than it can be read",
+        ))
     }
 
     pub(super) async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>> {
@@ -450,7 +464,8 @@ impl Core {
             return Ok(Vec::new());
         }
         // First what is not stored: what is stored meanwhile is then found twice rather than not at all.
-        let (_, unstored) = self.unstored(room).await?;
+        let is_about = |event: &Event| event.body.target().is_some_and(|of| targets.contains(&of));
+        let (_, unstored) = self.unstored(room, 0, usize::MAX, is_about).await?;
         if matches!(self.fetch(room, 0, 0, 0).await, Ok(Fetched::Gone)) {
             return Ok(Vec::new());
         }
@@ -459,22 +474,18 @@ impl Core {
         for event in self.store.related(room, &wanted).await? {
             found.insert(event.seq, Arc::new(event));
         }
-        for event in unstored {
-            if event.body.target().is_some_and(|of| targets.contains(&of)) {
-                found.insert(event.seq, event);
-            }
-        }
+        found.extend(unstored.into_iter().map(|event| (event.seq, event)));
         Ok(within_bounds(found.into_values().collect(), &targets))
     }
 
     pub(super) async fn first_at(&self, room: &RoomId, at: Timestamp) -> Result<Seq> {
-        let (persisted, unstored) = self.unstored(room).await?;
+        let (persisted, unstored) = self.unstored(room, 0, 1, |event| event.at >= at).await?;
         if let Some(seq) = self.store.first_at(room, at).await?
             && seq.get() <= persisted
         {
             return Ok(seq);
         }
-        if let Some(event) = unstored.iter().find(|event| event.at >= at) {
+        if let Some(event) = unstored.first() {
             return Ok(event.seq);
         }
         Ok(self.head(room).await?.next())
@@ -487,20 +498,18 @@ impl Core {
         after: u64,
         most: u64,
     ) -> Result<u64> {
-        let (persisted, unstored) = self.unstored(room).await?;
+        let of_others = |event: &Event| {
+            matches!(event.body, EventBody::Message { .. }) && event.from.as_ref() != Some(user)
+        };
+        let enough = usize::try_from(most).unwrap_or(usize::MAX);
+        let (persisted, unstored) = self.unstored(room, after, enough, of_others).await?;
         let stored = if after < persisted {
             let (after, upto) = (place(after)?, place(persisted)?);
             self.store.unread(room, user, after, upto, most).await?
         } else {
             0
         };
-        let more = unstored
-            .iter()
-            .filter(|event| event.seq.get() > after)
-            .filter(|event| matches!(event.body, EventBody::Message { .. }))
-            .filter(|event| event.from.as_ref() != Some(user))
-            .count() as u64;
-        Ok((stored + more).min(most))
+        Ok((stored + unstored.len() as u64).min(most))
     }
 }
 
