@@ -17,7 +17,7 @@ use crate::fanout::Search;
 use crate::group::{Group, Load, Shape, fresh_name};
 use crate::report::{progress, progress_done, short};
 use crate::{acks, fanout, http, process, storm};
-use processes::{Processes, SETTINGS, Usage};
+use processes::{MONGOD_CACHE_MIB, Processes, SETTINGS, Usage};
 use table::Row;
 
 #[derive(clap::Args, Debug)]
@@ -470,7 +470,8 @@ impl Bench<'_> {
         format!(
             "{} × {}, {:.0} GiB, {}; nothing pinned; data on {}. Two chat-services of one HTTP thread each, a history-service, \
              a persistence-worker, Redis with its append-only file, RabbitMQ of one node with quorum queues, a MongoDB set of \
-             one member (majority, journalled), and the driver, all on this machine; {TEXT_BYTES}-byte texts. Under the names \
+             one member (majority, journalled, a cache of {MONGOD_CACHE_MIB} MiB), and the driver, all on this machine; \
+             {TEXT_BYTES}-byte texts. Under the names \
              of processes: how much of one core each used meanwhile. Load average before: {}. Took {:.0} min{}.\n",
             machine["cores"],
             machine["processor"].as_str().unwrap_or_default(),

@@ -19,6 +19,7 @@ const STOP: Duration = Duration::from_secs(60);
 const ELECTION: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 const SET: &str = "rs0";
+const CACHE_MIB: u32 = 256;
 
 /// What differs from a set of one that anybody may use.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct MongoOptions {
     /// A user who may do everything, and their password; nobody else may do anything then. Not for a set that is started
     /// again with [`Data::Wiped`].
     pub user: Option<(String, String)>,
+    /// Memory for data, of each member; 256 MiB is the least that MongoDB takes.
+    pub cache_mib: u32,
 }
 
 impl Default for MongoOptions {
@@ -38,6 +41,7 @@ impl Default for MongoOptions {
             members: 1,
             certificate: None,
             user: None,
+            cache_mib: CACHE_MIB,
         }
     }
 }
@@ -54,6 +58,7 @@ pub struct Member {
     certificate: Option<Certificate>,
     /// Only users may do something.
     is_closed: bool,
+    cache_mib: u32,
 }
 
 impl Mongo {
@@ -91,6 +96,7 @@ impl Mongo {
                 port,
                 certificate: options.certificate.clone(),
                 is_closed: options.user.is_some(),
+                cache_mib: options.cache_mib,
             };
             member.spawn()?;
             members.push(member);
@@ -314,7 +320,7 @@ impl Member {
             "--replSet",
             SET,
             "--wiredTigerCacheSizeGB",
-            "0.25",
+            &(f64::from(self.cache_mib) / 1024.0).to_string(),
             "--oplogSize",
             "128",
         ]);

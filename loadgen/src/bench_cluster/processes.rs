@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use testbed::{Mongo, RabbitMq, Redis, RedisOptions};
+use testbed::{Mongo, MongoOptions, RabbitMq, Redis, RedisOptions};
 
 use crate::process;
 use crate::target::{Protocol, Target};
 
 /// How many chat-services there are.
 const PODS: usize = 2;
+/// Memory that MongoDB has for data: a small share of what a server for it would have.
+pub const MONGOD_CACHE_MIB: u32 = 1024;
 /// How long a program may take until it is ready.
 const READY: Duration = Duration::from_secs(60);
 /// How long a program may take to answer an operator.
@@ -62,8 +64,16 @@ impl Processes {
             append_only: true,
             ..RedisOptions::default()
         };
+        let mongo = MongoOptions {
+            cache_mib: MONGOD_CACHE_MIB,
+            ..MongoOptions::default()
+        };
         let (redis, rabbitmq, mongo) = runtime.block_on(async {
-            tokio::try_join!(Redis::start(options), RabbitMq::start(), Mongo::start(1))
+            tokio::try_join!(
+                Redis::start(options),
+                RabbitMq::start(),
+                Mongo::start_with(mongo)
+            )
         })?;
         let servers = [
             ("DARDA_REDIS_URL", redis.url()),
