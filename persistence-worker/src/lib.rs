@@ -6,6 +6,7 @@
 mod batch;
 mod config;
 mod consumer;
+pub mod index;
 mod marks;
 mod metrics;
 pub mod parked;
@@ -24,11 +25,13 @@ use backend::cluster::metrics::OfWorker;
 use backend::cluster::parked::Lot;
 use backend::cluster::relay::PodId;
 use backend::cluster::settings::Endpoint;
+use backend::cluster::store::Cover;
 use backend::cluster::topology::Topology;
 use backend::cluster::{Mongo, Redis, Store, generation, migrations};
 use protocol::Timestamp;
 use runtime::health::Check;
 use runtime::{Readiness, admin};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -41,6 +44,13 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 const PURGE_MAX: usize = 100;
 /// A sign of life takes no longer.
 const SIGN_WITHIN: Duration = Duration::from_millis(1500);
+/// How long nothing is merged after there was nothing to merge, or it failed, and how often what was left is removed.
+const MERGE_PAUSE: Duration = Duration::from_millis(500);
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Deleted rooms that leave the index of search at once.
+const SWEEP_MAX: usize = 1000;
+/// How often it is looked whether the index of search lacks something.
+const COVER_EVERY: Duration = Duration::from_secs(2);
 const LAG_EVERY: Duration = Duration::from_secs(1);
 const GENERATION_EVERY: Duration = Duration::from_secs(3);
 const MIGRATE_PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -168,7 +178,12 @@ async fn serve(
     let worker = Arc::new(worker);
     let consuming = async move {
         let beside = async {
-            tokio::join!(purge(&worker.store), watch_lag(&worker));
+            tokio::join!(
+                purge(&worker.store),
+                merge(&worker),
+                cover(&worker),
+                watch_lag(&worker)
+            );
         };
         tokio::select! {
             () = consumer::serve(Arc::clone(&worker)) => {}
@@ -250,6 +265,54 @@ async fn watch_lag(worker: &Worker) {
         let now = Timestamp::now();
         let lags = worker.in_hand.iter().map(|in_hand| in_hand.age(now));
         worker.metrics.lag.set(lags.fold(0.0, f64::max));
+    }
+}
+
+/// Keeps the index of search in few segments.
+async fn merge(worker: &Worker) {
+    let mut swept = None;
+    loop {
+        match merge_once(worker).await {
+            // There may be more to do.
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "the index of search is merged later"),
+        }
+        if swept.is_none_or(|at: Instant| at.elapsed() > SWEEP_EVERY) {
+            swept = Some(Instant::now());
+            if let Err(error) = worker.store.sweep_index(SWEEP_MAX).await {
+                tracing::debug!(%error, "the index of search is swept later");
+            }
+        }
+        tokio::time::sleep(MERGE_PAUSE).await;
+    }
+}
+
+async fn merge_once(worker: &Worker) -> backend::Result<bool> {
+    let indexed = worker.store.look_at_index().await?;
+    worker.metrics.set_index(&indexed);
+    let has_merged = worker.store.merge_index(indexed).await?;
+    worker.metrics.merges.inc_by(has_merged.into());
+    Ok(has_merged)
+}
+
+/// Puts into the index of search what is stored and not in it.
+async fn cover(worker: &Worker) {
+    loop {
+        let begun = Instant::now();
+        let pause = match worker.store.cover().await {
+            Ok(Cover::Walked(events)) => {
+                worker.metrics.walked.inc_by(events as u64);
+                // Half of the time is for what else MongoDB has to do.
+                begun.elapsed()
+            }
+            Ok(Cover::Complete | Cover::Elsewhere) => COVER_EVERY,
+            Err(error) => {
+                tracing::debug!(%error, "the index of search is completed later");
+                COVER_EVERY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! `persistence-worker`: the process.
 
-use persistence_worker::{Config, VARIABLES, parked, run};
+use persistence_worker::{Config, VARIABLES, index, parked, run};
 use runtime::{cli::Program, shutdown};
 use tracing::info;
 
@@ -10,15 +10,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PROGRAM: Program = Program {
     name: "persistence-worker",
     version: env!("CARGO_PKG_VERSION"),
-    about: "stores the Darda log: RabbitMQ to MongoDB; `persistence-worker parked` looks at what cannot be stored",
+    about: "stores the Darda log: RabbitMQ to MongoDB; `persistence-worker parked` looks at what cannot be stored, `persistence-worker index` at the index of search",
     variables: VARIABLES,
 };
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("parked", arguments)) = arguments.split_first().map(|(f, r)| (f.as_str(), r)) {
-        return parked::command(arguments).await;
+    match arguments.split_first().map(|(f, r)| (f.as_str(), r)) {
+        Some(("parked", arguments)) => return parked::command(arguments).await,
+        Some(("index", arguments)) => return index::command(arguments).await,
+        _ => {}
     }
     PROGRAM.start()?;
     let config = Config::from_env()?;

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use backend::cluster::store::Indexed;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use protocol::Timestamp;
 
 const SECONDS: [f64; 12] = [
@@ -21,6 +23,12 @@ pub struct Metrics {
     pub connections: Counter,
     pub marks: Counter,
     pub lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub segments: Gauge,
+    pub indexed: Gauge,
+    pub index_bytes: Gauge,
+    pub index_complete: Gauge,
+    pub merges: Counter,
+    pub walked: Counter,
 }
 
 impl Metrics {
@@ -35,6 +43,12 @@ impl Metrics {
             connections: Counter::default(),
             marks: Counter::default(),
             lag: Gauge::default(),
+            segments: Gauge::default(),
+            indexed: Gauge::default(),
+            index_bytes: Gauge::default(),
+            index_complete: Gauge::default(),
+            merges: Counter::default(),
+            walked: Counter::default(),
         };
         metrics.register(|registry| {
             registry.register(
@@ -73,7 +87,50 @@ impl Metrics {
                 this.marks.clone(),
             );
         });
+        metrics.register(|registry| this.register_index(registry));
         this
+    }
+
+    fn register_index(&self, registry: &mut Registry) {
+        registry.register(
+            "chat_search_segments",
+            "Segments that the index of search consists of",
+            self.segments.clone(),
+        );
+        registry.register(
+            "chat_search_messages",
+            "Messages in the index of search; some count twice until their segments are merged",
+            self.indexed.clone(),
+        );
+        registry.register(
+            "chat_search_bytes",
+            "Size of the index of search",
+            self.index_bytes.clone(),
+        );
+        registry.register(
+            "chat_search_complete",
+            "1 when every stored message is in the index of search, 0 while that is being made so",
+            self.index_complete.clone(),
+        );
+        registry.register(
+            "chat_search_merges",
+            "Times this process made one segment of several",
+            self.merges.clone(),
+        );
+        registry.register(
+            "chat_search_walked",
+            "Stored events that this process looked at to complete or rebuild the index of search",
+            self.walked.clone(),
+        );
+    }
+
+    /// How the index of search is.
+    pub fn set_index(&self, indexed: &Indexed) {
+        let segments = i64::try_from(indexed.segments).unwrap_or(i64::MAX);
+        self.segments.set(segments);
+        self.indexed.set(indexed.messages);
+        self.index_bytes.set(indexed.bytes);
+        self.index_complete.set(indexed.is_complete.into());
     }
 }
 

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod envelope;
 pub mod generation;
 mod health;
+mod lease;
 mod log;
 pub mod metrics;
 pub mod migrations;

@@ -172,6 +172,20 @@ impl Bench {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
+    /// What `persistence-worker index` says, and whether it went well.
+    pub async fn index(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = self.command("");
+        command
+            .env_remove("DARDA_RABBITMQ_URL")
+            .env_remove("DARDA_REDIS_URL")
+            .arg("index")
+            .args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.unwrap().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
     /// Consumes a room's shard by hand, over a connection of its own.
     pub async fn consumer(&self, url: &str, room: &RoomId, ahead: u16) -> Consumer {
         let (connection, channel) = connect(url).await;

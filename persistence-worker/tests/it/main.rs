@@ -1,6 +1,7 @@
 //! The worker over real servers.
 
 mod bench;
+mod index;
 mod outage;
 mod parked;
 mod store;

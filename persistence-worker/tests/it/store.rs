@@ -146,6 +146,7 @@ fn help_lists_every_variable() {
         assert!(text.contains(name), "{name}");
     }
     assert!(text.contains("persistence-worker parked"));
+    assert!(text.contains("persistence-worker index"));
 }
 
 /// What the closing of ranges by fences rests on: deliveries of a worker that is gone come to the next one before

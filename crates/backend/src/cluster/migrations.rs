@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use ::mongodb as driver;
 use driver::bson::{Document, doc};
-use driver::options::ReturnDocument;
 use driver::{Collection, IndexModel};
 use serde::Deserialize;
 
-use super::mongo::{Mongo, is_duplicate, trouble};
-use super::store;
+use super::lease::Lock;
+use super::mongo::{Mongo, trouble};
+use super::{lease, search, store};
 use crate::{Error, Result};
 
 /// A step from one version of the database to the next.
@@ -34,9 +34,14 @@ const MIGRATIONS: &[Migration] = &[
         name: "directory",
         run: |mongo| Box::pin(directory(mongo)),
     },
+    // Made an index that the next one drops.
     Migration {
         name: "search",
-        run: |mongo| Box::pin(search(mongo)),
+        run: |_| Box::pin(async { Ok(()) }),
+    },
+    Migration {
+        name: "segments",
+        run: |mongo| Box::pin(segments(mongo)),
     },
 ];
 
@@ -45,8 +50,29 @@ async fn events(mongo: &Mongo) -> Result<()> {
     make_indexes(mongo, store::FORGOTTEN, store::indexes::forgotten()).await
 }
 
-async fn search(mongo: &Mongo) -> Result<()> {
-    make_indexes(mongo, store::EVENTS, store::indexes::words()).await
+async fn segments(mongo: &Mongo) -> Result<()> {
+    make_indexes(mongo, search::index::COLLECTION, search::index::indexes()).await?;
+    // Of a version that had tombstones without it.
+    make_indexes(mongo, store::FORGOTTEN, store::indexes::forgotten()).await?;
+    drop_index(mongo, store::EVENTS, store::indexes::WORDS).await
+}
+
+/// Drops an index that an earlier version had, if it is there.
+async fn drop_index(mongo: &Mongo, collection: &str, name: &str) -> Result<()> {
+    const NOT_FOUND: [i32; 2] = [26, 27];
+    let collection: Collection<Document> = mongo.collection(collection);
+    let dropped = mongo.attempt(collection.drop_index(name)).await?;
+    match dropped {
+        Err(error) if !is_command(&error, &NOT_FOUND) => Err(trouble(&error)),
+        _ => Ok(()),
+    }
+}
+
+fn is_command(error: &driver::error::Error, codes: &[i32]) -> bool {
+    match error.kind.as_ref() {
+        driver::error::ErrorKind::Command(command) => codes.contains(&command.code),
+        _ => false,
+    }
 }
 
 async fn directory(mongo: &Mongo) -> Result<()> {
@@ -78,18 +104,13 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-const COLLECTION: &str = "migrations";
+const COLLECTION: &str = lease::COLLECTION;
 const VERSION: &str = "version";
 const LOCK: &str = "lock";
 
 #[derive(Deserialize)]
 struct Version {
     version: i64,
-}
-
-#[derive(Deserialize)]
-struct Lock {
-    holder: String,
 }
 
 /// Brings the database to the version of this program. Any number of processes may call it at once.
@@ -186,31 +207,9 @@ async fn version(mongo: &Mongo) -> Result<i64> {
     Ok(version.map_or(0, |v| v.version))
 }
 
-/// Takes or keeps the lock. The time is the server's, so that clocks need not agree.
+/// Takes or keeps the lock.
 async fn lock(mongo: &Mongo, holder: &str) -> Result<bool> {
-    let locks: Collection<Lock> = mongo.collection(COLLECTION);
-    let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-    // A lock that was never taken has no end and counts as over.
-    let free = doc! { "$lt": ["$until", "$$NOW"] };
-    let mine = doc! { "$eq": ["$holder", holder] };
-    let gets = doc! { "$or": [free, mine] };
-    let until = doc! { "$add": ["$$NOW", lease] };
-    let lock = locks
-        .find_one_and_update(
-            doc! { "_id": LOCK },
-            vec![doc! { "$set": {
-                "holder": { "$cond": [&gets, holder, "$holder"] },
-                "until": { "$cond": [&gets, until, "$until"] },
-            } }],
-        )
-        .upsert(true)
-        .return_document(ReturnDocument::After);
-    match mongo.attempt(lock).await? {
-        Ok(lock) => Ok(lock.is_some_and(|lock| lock.holder == holder)),
-        // Somebody else made it at this moment.
-        Err(error) if is_duplicate(&error) => Ok(false),
-        Err(error) => Err(trouble(&error)),
-    }
+    lease::take(mongo, LOCK, holder, LEASE).await
 }
 
 /// Renews the lock until that fails.

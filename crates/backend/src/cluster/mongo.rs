@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
 use super::breaker::Breaker;
-use super::settings::MONGODB;
+use super::settings::{Endpoint, MONGODB};
 use crate::{Error, Result};
 
 /// How long a call looks for a primary. An election takes about two seconds; callers try again.
@@ -49,8 +49,15 @@ impl Mongo {
     /// # Errors
     /// `Refused` when the URI cannot be used.
     pub async fn new(settings: &Settings) -> Result<Self> {
+        Self::open(&settings.mongodb, &settings.namespace).await
+    }
+
+    /// As [`Mongo::new`], for who needs nothing else.
+    ///
+    /// # Errors
+    /// As [`Mongo::new`].
+    pub async fn open(endpoint: &Endpoint, namespace: &str) -> Result<Self> {
         let refused = |e: driver::error::Error| Error::Refused(format!("DARDA_MONGODB_URI: {e}"));
-        let endpoint = &settings.mongodb;
         let mut options = ClientOptions::parse(&endpoint.url).await.map_err(refused)?;
         let app_name = options.app_name.get_or_insert_with(|| "darda".to_owned());
         let app_name = app_name.as_str().into();
@@ -69,7 +76,7 @@ impl Mongo {
         let name = options
             .default_database
             .clone()
-            .unwrap_or_else(|| settings.namespace.clone());
+            .unwrap_or_else(|| namespace.to_owned());
         let client = Client::with_options(options).map_err(refused)?;
         Ok(Self {
             database: client.database(&name),
@@ -208,7 +215,7 @@ impl Mongo {
     }
 }
 
-fn trust(tls: &mut TlsOptions, endpoint: &super::settings::Endpoint) {
+fn trust(tls: &mut TlsOptions, endpoint: &Endpoint) {
     // What the URI itself says of that has no say.
     tls.allow_invalid_certificates = Some(!endpoint.verify);
     if let Some(file) = &endpoint.ca_file {
@@ -263,7 +270,6 @@ pub fn trouble(error: &driver::error::Error) -> Error {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::cluster::settings::Endpoint;
 
     /// A database that nothing else uses, where there is a server for tests.
     pub(in super::super) async fn open() -> Option<Mongo> {
@@ -271,20 +277,25 @@ pub(super) mod tests {
             testbed::skipped(&what);
             return None;
         }
+        Some(Mongo::new(&settings().await).await.expect("a handle"))
+    }
+
+    /// Of an installation that nothing else uses.
+    pub(in super::super) async fn settings() -> Settings {
         let endpoint = |url: &str| Endpoint {
             url: url.to_owned(),
             verify: true,
             ca_file: None,
         };
-        let settings = Settings {
-            redis: endpoint(""),
-            rabbitmq: endpoint(""),
-            mongodb: endpoint(&testbed::shared().await.mongodb_uri),
+        let servers = testbed::shared().await;
+        Settings {
+            redis: endpoint(&servers.redis_url),
+            rabbitmq: endpoint(&servers.rabbitmq_url),
+            mongodb: endpoint(&servers.mongodb_uri),
             namespace: testbed::namespace(),
             shards: 1,
             backlog_max: 1,
-        };
-        Some(Mongo::new(&settings).await.expect("a handle"))
+        }
     }
 
     #[tokio::test]

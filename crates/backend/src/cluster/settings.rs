@@ -212,17 +212,47 @@ impl Broker {
     }
 }
 
+/// Where the database is, for commands that need nothing else.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub mongodb: Endpoint,
+    pub namespace: String,
+}
+
+impl Database {
+    /// # Errors
+    /// Names the variable that is missing or bad.
+    pub fn from_env() -> Result<Self, EnvError> {
+        let flat: Flat = env::read("DARDA_")?;
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        flat.check_namespace()?;
+        Ok(Self {
+            mongodb: MONGODB.read(
+                flat.mongodb_uri,
+                flat.mongodb_tls_verify,
+                flat.mongodb_ca_file,
+            )?,
+            namespace: flat.namespace,
+        })
+    }
+}
+
 impl Flat {
+    fn check_namespace(&self) -> Result<(), EnvError> {
+        if is_namespace(&self.namespace) {
+            return Ok(());
+        }
+        let reason = "must be 1 to 40 of a-z, 0-9, - and _";
+        Err(EnvError::new("DARDA_NAMESPACE", reason))
+    }
+
     fn broker(&self) -> Result<Broker, EnvError> {
         // The drivers take whichever is installed; the second time it is there already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         if self.shards == 0 || self.shards > 256 {
             return Err(EnvError::new("DARDA_SHARDS", "must be from 1 to 256"));
         }
-        if !is_namespace(&self.namespace) {
-            let reason = "must be 1 to 40 of a-z, 0-9, - and _";
-            return Err(EnvError::new("DARDA_NAMESPACE", reason));
-        }
+        self.check_namespace()?;
         Ok(Broker {
             rabbitmq: RABBITMQ.read(
                 self.rabbitmq_url.clone(),

@@ -13,6 +13,7 @@ mod related;
 #[cfg(test)]
 mod tests;
 mod ways;
+mod words;
 
 use ::mongodb as driver;
 use driver::Collection;
@@ -24,11 +25,13 @@ use serde::Deserialize;
 use std::time::Duration;
 
 use super::Mongo;
+use super::search::index::Index;
 use crate::Result;
 use document::{Document, kind, number, seq, uuid};
 use forget::Forgotten;
 pub use insert::{Delivered, Inserted};
 pub(super) use ways::Stored;
+pub use words::{Cover, Indexed};
 
 /// The collection of all events.
 pub(super) const EVENTS: &str = "events";
@@ -45,6 +48,7 @@ pub struct Store {
     events: Collection<Document<'static>>,
     links: Collection<Link>,
     forgotten: Collection<Forgotten>,
+    search: Index,
 }
 
 /// The end of what is stored of a room.
@@ -77,6 +81,7 @@ impl Store {
             events: mongo.collection(EVENTS),
             links: mongo.collection(EVENTS),
             forgotten: mongo.collection(FORGOTTEN),
+            search: Index::new(mongo.clone()),
             mongo,
         }
     }

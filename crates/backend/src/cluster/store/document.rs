@@ -11,7 +11,6 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::search::tokens;
 use crate::{Error, Result};
 
 /// Words of the field `body.kind`.
@@ -44,9 +43,6 @@ pub(super) struct Document<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
     pub body: Body<'a>,
-    /// The different words of a message, for search; those of its present text.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tokens: Vec<String>,
     /// Of a void: the event that belongs here is parked, and may take its place when a person sends it again.
     #[serde(default, skip_serializing_if = "is_false")]
     pub parked: bool,
@@ -114,7 +110,6 @@ impl<'a> Document<'a> {
             from: event.from.as_ref().map(|user| user.as_str().into()),
             id: event.id.map(uuid),
             body: Body::new(&event.body),
-            tokens: words(&event.body),
             parked: false,
             way: None,
         }
@@ -270,19 +265,6 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// The different words of a message, in a fixed order.
-fn words(body: &EventBody) -> Vec<String> {
-    match body {
-        EventBody::Message { text, .. } => {
-            let mut words = tokens(text);
-            words.sort_unstable();
-            words.dedup();
-            words
-        }
-        _ => Vec::new(),
-    }
-}
-
 pub(super) fn number(seq: Seq) -> i64 {
     seq.get().cast_signed()
 }
@@ -374,15 +356,5 @@ mod tests {
             let back: Document<'static> = driver::bson::deserialize_from_slice(&bytes).unwrap();
             assert_eq!(back.event().unwrap(), event);
         }
-    }
-
-    #[test]
-    fn words_are_kept_once() {
-        let body = EventBody::Message {
-            text: "To be, or not to BE".into(),
-            reply_to: None,
-            meta: None,
-        };
-        assert_eq!(words(&body), ["be", "not", "or", "to"]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ::mongodb as driver;
-use driver::bson::doc;
+use driver::bson::{Document as Bson, Uuid, doc};
 use futures_util::TryStreamExt as _;
 use protocol::{RoomId, Seq};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::{Link, Store, WORK_MAX, count, document, place, whole};
 use crate::Result;
 use document::seq;
+
+fn mark() -> Uuid {
+    Uuid::from_bytes(*uuid::Uuid::now_v7().as_bytes())
+}
 
 /// Events removed at once.
 const STEP: usize = 1000;
@@ -25,6 +29,15 @@ pub(super) struct Forgotten {
     room: String,
     /// Whether its events are gone.
     purged: bool,
+    /// Its words may be in the index of search. Another one whenever they may have got there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    indexed: Option<Uuid>,
+}
+
+/// A closed log whose words may be in the index of search.
+pub(super) struct Closed {
+    pub room: String,
+    indexed: Uuid,
 }
 
 impl Store {
@@ -108,9 +121,40 @@ impl Store {
         }
         let done = self.forgotten.update_one(
             doc! { "_id": room.as_str() },
-            doc! { "$set": { "purged": true } },
+            doc! { "$set": { "purged": true, "indexed": mark() } },
         );
         self.mongo.run(done).await?;
         Ok(())
+    }
+
+    /// Closed logs whose words may be in the index of search.
+    pub(super) async fn to_leave_out(&self, limit: usize) -> Result<Vec<Closed>> {
+        let find = self
+            .forgotten
+            .find(doc! { "indexed": { "$exists": true } })
+            .limit(count(limit))
+            .max_time(WORK_MAX);
+        let found = async { find.await?.try_collect::<Vec<_>>().await };
+        let found = self.mongo.run(found).await?;
+        let closed = found.into_iter().filter_map(|forgotten| {
+            let indexed = forgotten.indexed?;
+            Some(Closed {
+                room: forgotten.room,
+                indexed,
+            })
+        });
+        Ok(closed.collect())
+    }
+
+    /// The words of these are not in the index any more, unless some got there meanwhile.
+    pub(super) async fn left_out(&self, closed: Vec<Closed>) -> Result<()> {
+        let which: Vec<Bson> = closed
+            .into_iter()
+            .map(|closed| doc! { "_id": closed.room, "indexed": closed.indexed })
+            .collect();
+        let done = self
+            .forgotten
+            .update_many(doc! { "$or": which }, doc! { "$unset": { "indexed": 1 } });
+        self.mongo.run_within(STEP_WITHIN, done).await.map(drop)
     }
 }

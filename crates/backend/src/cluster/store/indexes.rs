@@ -13,6 +13,9 @@ pub(super) const TARGET: &str = "target";
 /// The fences of a room.
 pub(super) const FENCE: &str = "fence";
 
+/// Once the words of messages, which have an index of their own now.
+pub(in super::super) const WORDS: &str = "words";
+
 /// Those of the collection `events`, beside that of `_id`.
 pub(in super::super) fn events() -> Vec<IndexModel> {
     vec![
@@ -37,27 +40,22 @@ pub(in super::super) fn events() -> Vec<IndexModel> {
     ]
 }
 
-/// The present words of messages, by room and then by time.
-const WORDS: &str = "words";
-
-/// For search, in the collection `events`.
-pub(in super::super) fn words() -> Vec<IndexModel> {
-    vec![partial(
-        WORDS,
-        false,
-        doc! { "_id.room": 1, "tokens": 1, "at": -1, "_id.seq": -1 },
-        doc! { "body.kind": super::kind::MESSAGE },
-    )]
-}
-
 /// Those of the collection `forgotten`.
 pub(in super::super) fn forgotten() -> Vec<IndexModel> {
-    vec![partial(
-        "unpurged",
-        false,
-        doc! { "purged": 1 },
-        doc! { "purged": false },
-    )]
+    vec![
+        partial(
+            "unpurged",
+            false,
+            doc! { "purged": 1 },
+            doc! { "purged": false },
+        ),
+        partial(
+            "indexed",
+            false,
+            doc! { "indexed": 1 },
+            doc! { "indexed": { "$exists": true } },
+        ),
+    ]
 }
 
 /// An index of the documents that have what `filter` says.

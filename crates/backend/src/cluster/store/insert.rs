@@ -10,6 +10,7 @@ use driver::bson::doc;
 use driver::error::{ErrorKind, IndexedWriteError};
 use futures_util::TryStreamExt as _;
 use protocol::{Event, RoomId, Seq, Timestamp};
+use tokio::time::Instant;
 
 use super::document::{Document, Way};
 use super::{EVENTS, Store};
@@ -23,6 +24,10 @@ pub(super) const BATCH_WITHIN: Duration = Duration::from_secs(10);
 /// is not on the majority of members.
 const LOOKS: u32 = 20;
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A segment of the index is kept through a rebuild for longer than this after it was written. Who was stopped in the
+/// middle of a batch for as long writes it again.
+const INDEX_HOLDS: Duration = Duration::from_secs(300);
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -66,6 +71,22 @@ impl Store {
     /// # Errors
     /// As [`Store::insert`].
     pub async fn insert_delivered(
+        &self,
+        events: &[Event],
+        worker: &str,
+        deliveries: &[Delivered],
+    ) -> Result<Inserted> {
+        let begun = Instant::now();
+        // First: what is stored can be found, whoever dies when.
+        self.index(events).await?;
+        let inserted = self.insert_events(events, worker, deliveries).await?;
+        if begun.elapsed() > INDEX_HOLDS {
+            self.index(events).await?;
+        }
+        Ok(inserted)
+    }
+
+    async fn insert_events(
         &self,
         events: &[Event],
         worker: &str,

@@ -57,13 +57,21 @@ impl Store {
     /// # Errors
     /// As [`Store::insert`].
     pub async fn insert_again(&self, event: &Event) -> Result<Inserted> {
+        self.index(std::slice::from_ref(event)).await?;
         let kept = doc! { "_id": place(&event.room, event.seq), "parked": true };
         let events = self.mongo.collection::<Document<'_>>(super::EVENTS);
         let replace = events.replace_one(kept, Document::new(event));
         match self.mongo.attempt(replace).await? {
             // Its act has another place: inserting finds out which.
-            Err(error) if !is_duplicate(&error) => Err(trouble(&error)),
-            _ => self.insert(std::slice::from_ref(event)).await,
+            Err(error) if !is_duplicate(&error) => return Err(trouble(&error)),
+            _ => {}
         }
+        let inserted = self.insert(std::slice::from_ref(event)).await?;
+        // It may have been changed or taken back while it was parked.
+        let mut about = self.related(&event.room, &[event.seq]).await?;
+        self.keep_present(&about.iter().collect::<Vec<_>>()).await?;
+        about.push(event.clone());
+        self.index(&about).await?;
+        Ok(inserted)
     }
 }

@@ -1,7 +1,7 @@
 //! The present words of messages: what edits and deletes make of them, for search.
 //!
-//! `body` of a message stays as it was written. Beside it, `now` holds the text of its newest edit and `tokens` the words
-//! that are found; a deleted message has none.
+//! `body` of a message stays as it was written. Beside it, `now` holds the text of its newest edit, and `gone` says that it
+//! was deleted.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,6 @@ use protocol::{Event, EventBody, RoomId, Seq};
 use super::document::number;
 use super::{EVENTS, Store, place};
 use crate::Result;
-use crate::search::tokens;
 
 /// What the newest of several events makes of a message.
 enum Change<'a> {
@@ -78,16 +77,13 @@ fn update(room: &RoomId, target: Seq, change: &Change<'_>) -> Fields {
     match change {
         Change::Gone => doc! {
             "q": { "_id": at, "body.kind": "message" },
-            "u": { "$set": { "gone": true, "tokens": [] } },
+            "u": { "$set": { "gone": true } },
         },
         Change::Text(seq, text) => {
-            let mut words = tokens(text);
-            words.sort_unstable();
-            words.dedup();
             let seq = number(*seq);
             doc! {
                 "q": { "_id": at, "body.kind": "message", "gone": { "$exists": false }, "now.seq": { "$not": { "$gte": seq } } },
-                "u": { "$set": { "now": { "seq": seq, "text": *text }, "tokens": words } },
+                "u": { "$set": { "now": { "seq": seq, "text": *text } } },
             }
         }
     }
