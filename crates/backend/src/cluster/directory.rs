@@ -40,9 +40,9 @@ use crate::directory::{
 };
 use crate::log::Append;
 use crate::{Directory, Error, Result};
-use cache::Cache;
+use cache::{Cache, Held};
 use changes::Changes;
-use documents::Pair;
+use documents::{MemberDocument, Pair, RoomDocument};
 pub(super) use indexes::indexes;
 use lookups::Sources;
 use orphans::Orphans;
@@ -114,6 +114,20 @@ impl MongoDirectory {
 }
 
 impl Inner {
+    /// Keeps what a transaction has found, and left as it is. Redis may still say what was true before: whoever made it so
+    /// may not have told Redis yet.
+    fn learn(&self, room: &RoomId, needs: &Needs, work: &Work, read_at: Instant) -> Result<()> {
+        let found = work.room.clone().and_then(RoomDocument::room);
+        self.rooms.put(room, Held::read(found, read_at));
+        for user in &needs.users {
+            let member = work.members.get(user).cloned();
+            let member = member.map(MemberDocument::member).transpose()?;
+            let key = (room.clone(), user.clone());
+            self.members.put(&key, Held::read(member, read_at));
+        }
+        Ok(())
+    }
+
     /// Drops what is known of a room and of the members that a transaction has looked at.
     fn forget(&self, room: &RoomId, needs: &Needs, work: &Work) {
         self.rooms.forget(room);

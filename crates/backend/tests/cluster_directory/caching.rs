@@ -81,6 +81,32 @@ async fn two_processes_see_each_others_changes_within_a_second() {
     assert_eq!(member(&one, "alice").await.unwrap(), None);
 }
 
+/// Between a commit and the word to Redis, Redis still says that there is nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_a_room_taken_sees_it_whatever_redis_says() {
+    let Some(stage) = Stage::new().await else {
+        return;
+    };
+    let (proxy, one) = stage.directory_over_proxy().await;
+    let two = stage.directory().await;
+    assert_eq!(two.room(&room("general")).await.unwrap(), None);
+    assert_eq!(member(&two, "alice").await.unwrap(), None);
+    proxy.delay(Duration::from_millis(400));
+    let making = tokio::spawn(async move { general(&one).await });
+    let rooms = stage.mongo().await.collection::<Document>("rooms");
+    eventually("a room", async || {
+        let found = rooms.find_one(doc! { "_id": "general" }).await;
+        found.unwrap().is_some()
+    })
+    .await;
+    let taken = two.create_room(new("general", RoomKind::Public, "alice"), None);
+    assert!(matches!(taken.await, Err(Error::Conflict(_))));
+    assert!(two.room(&room("general")).await.unwrap().is_some());
+    let alice = member(&two, "alice").await.unwrap();
+    assert_eq!(alice.unwrap().role, Role::Owner);
+    making.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_sees_a_change_at_once_when_its_event_has_passed() {
     let Some(stage) = Stage::new().await else {

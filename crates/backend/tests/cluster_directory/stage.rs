@@ -9,6 +9,7 @@ use backend::directory::{Member, NewRoom, RoomKind};
 use backend::{Backends, Config, Directory, Error, open};
 use protocol::{Role, RoomId, Timestamp, UserId};
 use tempfile::TempDir;
+use testbed::Proxy;
 
 /// A database of its own on servers that tests share.
 pub struct Stage {
@@ -65,6 +66,20 @@ impl Stage {
         };
         let mongo = Mongo::new(&settings).await.unwrap();
         MongoDirectory::new(mongo, self.redis())
+    }
+
+    /// The same, which reaches Redis through a proxy. It has reached it.
+    pub async fn directory_over_proxy(&self) -> (Proxy, MongoDirectory) {
+        let url = &self.settings.redis.url;
+        let addr = url.trim_start_matches("redis://").parse().unwrap();
+        let proxy = Proxy::start(addr).await.unwrap();
+        let settings = Settings {
+            redis: endpoint(&proxy.through(url)),
+            ..self.settings.clone()
+        };
+        let redis = Redis::new(&settings).unwrap();
+        redis.session().await.unwrap();
+        (proxy, MongoDirectory::new(self.mongo().await, redis))
     }
 
     /// A family with this directory; the rest of it is embedded.

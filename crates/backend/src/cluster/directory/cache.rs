@@ -137,6 +137,20 @@ where
         answered(waiting).await
     }
 
+    /// Keeps what was true when it was read, whatever others are reading at this moment.
+    pub fn put(&self, key: &K, held: Held<V>) {
+        let mut shard = self.shard(key);
+        if !shard.contains_key(key) {
+            self.make_room(&mut shard);
+        }
+        let slot = Slot {
+            number: self.next_number(),
+            held: Some(held),
+            asking: None,
+        };
+        shard.insert(key.clone(), slot);
+    }
+
     /// Whatever is known of it may be wrong now.
     pub fn forget(&self, key: &K) {
         self.shard(key).remove(key);

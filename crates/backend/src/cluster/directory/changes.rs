@@ -140,6 +140,7 @@ impl Inner {
                 self.forget(&room, &needs, &work);
                 None
             }
+            Outcome::Found(work, read_at) => self.learn(&room, &needs, &work, read_at).err(),
             Outcome::Unknown(work, error) => {
                 self.forget(&room, &needs, &work);
                 Some(error)

@@ -51,6 +51,8 @@ const DUPLICATE_KEY: i32 = 11000;
 /// What became of a transaction.
 pub(super) enum Outcome {
     Committed(Work),
+    /// There was nothing to write. This is what was true after that time.
+    Found(Work, std::time::Instant),
     /// Nothing was written.
     Failed(Error),
     /// It was to be committed, and there was no answer to that.
@@ -124,13 +126,17 @@ impl Transactions {
         let work = body?.map_err(Trouble::of)?;
         if !work.is_changed() {
             // What it has read is as durable as what it would have written.
-            return self.commit(session, work, deadline).await;
+            let read_at = std::time::Instant::now();
+            return Ok(match self.commit(session, work, deadline).await? {
+                Outcome::Committed(work) => Outcome::Found(work, read_at),
+                other => other,
+            });
         }
         let begun = tokio::time::timeout_at(deadline, self.shared.begin(room, &work)).await;
         let begun = begun.map_err(|_| Error::unavailable("redis: no answer in time"))??;
         let outcome = self.commit(session, work, deadline).await;
         match &outcome {
-            Ok(Outcome::Committed(_)) => self.shared.settle(begun).await,
+            Ok(Outcome::Committed(_) | Outcome::Found(..)) => self.shared.settle(begun).await,
             // Redis does not vouch for it until it is clear what is true.
             Ok(Outcome::Unknown(..)) => {}
             Ok(Outcome::Failed(_)) | Err(_) => self.shared.abandon(begun).await,
