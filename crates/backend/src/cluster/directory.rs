@@ -114,16 +114,30 @@ impl MongoDirectory {
 }
 
 impl Inner {
-    /// Keeps what a transaction has found, and left as it is. Redis may still say what was true before: whoever made it so
-    /// may not have told Redis yet.
-    fn learn(&self, room: &RoomId, needs: &Needs, work: &Work, read_at: Instant) -> Result<()> {
+    /// The moments of a room and of the members that a transaction is about to look at.
+    fn moments(&self, room: &RoomId, needs: &Needs) -> (u64, Vec<u64>) {
+        let member = |user: &UserId| self.members.moment(&(room.clone(), user.clone()));
+        let members = needs.users.iter().map(member).collect();
+        (self.rooms.moment(room), members)
+    }
+
+    /// Keeps what a transaction has found since these moments, and left as it is. Redis may still say what was true before:
+    /// whoever made it so may not have told Redis yet.
+    fn learn(
+        &self,
+        room: &RoomId,
+        needs: &Needs,
+        (since, since_of): &(u64, Vec<u64>),
+        work: &Work,
+        read_at: Instant,
+    ) -> Result<()> {
         let found = work.room.clone().and_then(RoomDocument::room);
-        self.rooms.put(room, Held::read(found, read_at));
-        for user in &needs.users {
+        self.rooms.put(room, Held::read(found, read_at), *since);
+        for (user, since) in needs.users.iter().zip(since_of) {
             let member = work.members.get(user).cloned();
             let member = member.map(MemberDocument::member).transpose()?;
             let key = (room.clone(), user.clone());
-            self.members.put(&key, Held::read(member, read_at));
+            self.members.put(&key, Held::read(member, read_at), *since);
         }
         Ok(())
     }

@@ -72,6 +72,8 @@ type Shard<K, V> = HashMap<K, Slot<V>>;
 
 pub(super) struct Cache<K, V> {
     shards: [Mutex<Shard<K, V>>; SHARDS],
+    /// How often something of the shard may have changed.
+    moments: [AtomicU64; SHARDS],
     hasher: RandomState,
     numbers: AtomicU64,
     shard_len_max: usize,
@@ -103,6 +105,7 @@ where
     pub fn new(len_max: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
+            moments: std::array::from_fn(|_| AtomicU64::new(0)),
             hasher: RandomState::new(),
             numbers: AtomicU64::new(0),
             shard_len_max: len_max.div_ceil(SHARDS),
@@ -137,9 +140,18 @@ where
         answered(waiting).await
     }
 
-    /// Keeps what was true when it was read, whatever others are reading at this moment.
-    pub fn put(&self, key: &K, held: Held<V>) {
+    /// To be taken before something is read that is [`put`](Self::put) here.
+    pub fn moment(&self, key: &K) -> u64 {
+        self.moment_of(key).load(Ordering::SeqCst)
+    }
+
+    /// Keeps what was read since a moment, whatever others are reading now; unless it may have changed since.
+    pub fn put(&self, key: &K, held: Held<V>, since: u64) {
         let mut shard = self.shard(key);
+        if self.moment(key) != since {
+            shard.remove(key);
+            return;
+        }
         if !shard.contains_key(key) {
             self.make_room(&mut shard);
         }
@@ -153,12 +165,15 @@ where
 
     /// Whatever is known of it may be wrong now.
     pub fn forget(&self, key: &K) {
-        self.shard(key).remove(key);
+        let mut shard = self.shard(key);
+        self.moment_of(key).fetch_add(1, Ordering::SeqCst);
+        shard.remove(key);
     }
 
     /// Changes what is known, if it is, to what is true now. What is being read at this moment is not kept.
     pub fn update(&self, key: &K, change: impl FnOnce(&mut V)) {
         let mut shard = self.shard(key);
+        self.moment_of(key).fetch_add(1, Ordering::SeqCst);
         if let Some(slot) = shard.get_mut(key) {
             slot.number = self.next_number();
             slot.asking = None;
@@ -271,10 +286,17 @@ where
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
-        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        self.shards[hash]
+        self.shards[self.index(key)]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moment_of(&self, key: &K) -> &AtomicU64 {
+        &self.moments[self.index(key)]
+    }
+
+    fn index(&self, key: &K) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 }
 

@@ -133,6 +133,7 @@ impl Inner {
             return;
         };
         let needs = all(jobs.iter().map(|job| job.needs()));
+        let moments = self.moments(&room, &needs);
         let apply = |work: &mut Work| jobs.iter_mut().for_each(|job| job.apply(work));
         let outcome = self.transactions.run(&room, &needs, apply).await;
         let error = match outcome {
@@ -140,7 +141,11 @@ impl Inner {
                 self.forget(&room, &needs, &work);
                 None
             }
-            Outcome::Found(work, read_at) => self.learn(&room, &needs, &work, read_at).err(),
+            // Of two people who have a room already, the id that it would have had says nothing.
+            Outcome::Found(work, _) if work.of_pair.is_some() => None,
+            Outcome::Found(work, read_at) => {
+                self.learn(&room, &needs, &moments, &work, read_at).err()
+            }
             Outcome::Unknown(work, error) => {
                 self.forget(&room, &needs, &work);
                 Some(error)

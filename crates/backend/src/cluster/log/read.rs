@@ -438,16 +438,16 @@ impl Core {
             let mut kept: Vec<Arc<Event>> = Vec::new();
             let mut at = here.persisted.max(after);
             while at < here.safe && kept.len() < most {
-                let Fetched::Here(more) = self.fetch(room, at, SCAN, 0).await? else {
-                    break;
-                };
-                let Some(last) = more.events.last() else {
-                    break;
-                };
                 // Meanwhile these may have been stored and trimmed; then MongoDB has them, and they count there.
+                let Fetched::Here(more) = self.fetch(room, at, SCAN, 0).await? else {
+                    continue 'again;
+                };
                 if more.base > at {
                     continue 'again;
                 }
+                let Some(last) = more.events.last() else {
+                    break;
+                };
                 at = last.seq.get();
                 kept.extend(more.events.into_iter().filter(|event| keep(event)));
             }

@@ -1,6 +1,6 @@
 //! Blocks of segments in memory. They never change, so that what is kept is right for ever.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::mongodb::bson::Uuid;
@@ -13,6 +13,8 @@ use crate::Result;
 const BYTES_MAX: usize = 96 * 1024 * 1024;
 /// Blocks asked for at once.
 const AT_ONCE: usize = 256;
+/// Bytes of segments asked for at once, by whole segments.
+const BYTES_AT_ONCE: i64 = 8 * 1024 * 1024;
 
 pub type Block = Arc<[u8]>;
 
@@ -46,22 +48,26 @@ impl Cache {
                 let key = (head.id, *number);
                 match kept.blocks.get(&key) {
                     Some(block) => drop(found.insert(key, Arc::clone(block))),
-                    None if head.inline => inline.push(head.id),
+                    None if head.inline => inline.push(*head),
                     None => apart.push(key),
                 }
             }
         }
-        inline.dedup();
-        for ids in inline.chunks(AT_ONCE) {
-            for (id, blocks) in index.inline(ids).await? {
+        let wants: HashSet<Key> = wanted
+            .iter()
+            .map(|(head, number)| (head.id, *number))
+            .collect();
+        inline.dedup_by_key(|head| head.id);
+        while !inline.is_empty() {
+            for (id, blocks) in index.inline(&some(&mut inline)).await? {
                 let numbered = (0_u32..).zip(blocks);
                 let fresh = numbered.map(|(number, bytes)| ((id, number), bytes));
-                self.keep(fresh, &mut found);
+                self.keep(fresh, &wants, &mut found);
             }
         }
         for keys in apart.chunks(AT_ONCE) {
             let fresh = index.blocks(keys).await?;
-            self.keep(fresh, &mut found);
+            self.keep(fresh, &wants, &mut found);
         }
         let all = wanted
             .iter()
@@ -78,47 +84,46 @@ impl Cache {
         index: &Index,
         heads: &[Head],
     ) -> Result<Option<Vec<Arc<Directory>>>> {
-        let missing: Vec<(&Head, u32)> = {
+        // Another search may drop some meanwhile.
+        let mut known: HashMap<_, _> = {
             let kept = self.kept();
-            let unknown = heads
-                .iter()
-                .filter(|head| !kept.directories.contains_key(&head.id));
-            unknown.map(|head| (head, 0)).collect()
+            let known = heads.iter().filter_map(|head| {
+                let directory = kept.directories.get(&head.id)?;
+                Some((head.id, Arc::clone(directory)))
+            });
+            known.collect()
         };
+        let missing: Vec<(&Head, u32)> = heads
+            .iter()
+            .filter(|head| !known.contains_key(&head.id))
+            .map(|head| (head, 0))
+            .collect();
         let Some(blocks) = self.blocks(index, &missing).await? else {
             return Ok(None);
         };
-        let mut decoded = HashMap::new();
         for (head, number) in missing {
             let directory = Directory::decode(&blocks[&(head.id, number)])?;
-            decoded.insert(head.id, Arc::new(directory));
+            known.insert(head.id, Arc::new(directory));
         }
-        let mut kept = self.kept();
-        let known = heads.iter().map(|head| {
-            let fresh = decoded.get(&head.id);
-            let directory = fresh.or_else(|| kept.directories.get(&head.id))?;
-            Some((head.id, Arc::clone(directory)))
-        });
-        // Another search may have dropped one that was there a moment ago.
-        let Some(known) = known.collect::<Option<Vec<_>>>() else {
-            return Ok(None);
-        };
+        let directories = heads.iter().map(|head| Arc::clone(&known[&head.id]));
+        let directories = directories.collect();
         // Those of segments that are over are dropped.
-        kept.directories = known.iter().cloned().collect();
-        Ok(Some(
-            known.into_iter().map(|(_, directory)| directory).collect(),
-        ))
+        self.kept().directories = known;
+        Ok(Some(directories))
     }
 
     fn keep(
         &self,
         fresh: impl IntoIterator<Item = (Key, Vec<u8>)>,
+        wants: &HashSet<Key>,
         found: &mut HashMap<Key, Block>,
     ) {
         let mut kept = self.kept();
         for (key, bytes) in fresh {
             let block = Block::from(bytes);
-            found.insert(key, Arc::clone(&block));
+            if wants.contains(&key) {
+                found.insert(key, Arc::clone(&block));
+            }
             let size = block.len();
             if kept.blocks.insert(key, block).is_none() {
                 kept.order.push_back(key);
@@ -136,4 +141,17 @@ impl Cache {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes the ids of segments that are read at once from the end, by their number and their bytes.
+fn some(heads: &mut Vec<&Head>) -> Vec<Uuid> {
+    let (mut ids, mut bytes) = (Vec::new(), 0);
+    while ids.len() < AT_ONCE
+        && bytes < BYTES_AT_ONCE
+        && let Some(head) = heads.pop()
+    {
+        ids.push(head.id);
+        bytes += head.bytes;
+    }
+    ids
 }
