@@ -308,14 +308,20 @@ async fn without_mongodb_members_go_on_until_too_much_waits() {
     let mut alice = Person::enter(&pod, "alice", 0).await;
     let mut bob = Person::enter(&pod, "bob", 0).await;
     let mut kept = Vec::new();
+    let head = format!("{}:room:{{general}}:head", stage.namespace);
     while kept.len() < CACHED + 100 {
         let chunk = (0..100).map(|_| message(&format!("old {}", MessageId::generate())));
         let chunk: Vec<_> = chunk.collect();
         kept.extend(chunk.iter().map(|(_, text)| text.clone()));
         alice.send_all(chunk).await;
+        // None is refused because too much waits: what is sent again comes behind others.
+        eventually("all is stored", async || {
+            let seq = redis(own_redis.addr(), &format!("HGET {head} seq")).await;
+            seq == redis(own_redis.addr(), &format!("HGET {head} persisted")).await
+        })
+        .await;
     }
     bob.hears(kept.last().unwrap()).await;
-    let head = format!("{}:room:{{general}}:head", stage.namespace);
     eventually("Redis lets go of the oldest", async || {
         let base = redis(own_redis.addr(), &format!("HGET {head} base")).await;
         base.parse::<u64>().is_ok_and(|base| base > 50)
