@@ -29,6 +29,7 @@ const GRACE_MS: i64 = 15 * 60 * 1000;
 pub struct Coverage {
     /// This rebuild.
     pub(in super::super) build: Uuid,
+    /// It begins at this time.
     begun: DateTime,
     /// Whether it is known which segments go when it is done.
     is_marked: bool,
@@ -51,22 +52,31 @@ impl Index {
         self.mongo.run(coverages.find_one(doc! { "_id": ID })).await
     }
 
-    /// Begins anew: all events are walked, and then the segments of now go. They are searched until then. Answers which
-    /// rebuild it is.
+    /// Begins anew: all events are walked, and then the segments of now go. They are searched until then.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub async fn ask_for_rebuild(&self) -> Result<Uuid> {
-        let coverage = Coverage::new();
+    pub async fn ask_for_rebuild(&self) -> Result<()> {
+        self.rebuild_after(None).await
+    }
+
+    /// As [`Index::ask_for_rebuild`], and not before everything is stored of which a segment was made by then: the walk
+    /// would pass it by.
+    pub(super) async fn rebuild_after(&self, made: Option<DateTime>) -> Result<()> {
+        let stored = made.map(|made| made.timestamp_millis() + GRACE_MS);
+        let begun = stored.map_or(DateTime::now(), |stored| {
+            DateTime::from_millis(stored).max(DateTime::now())
+        });
+        let coverage = Coverage::new(begun);
         let coverages = self.coverages();
         let begin = coverages
             .replace_one(doc! { "_id": ID }, &coverage)
             .upsert(true);
         match self.mongo.attempt(begin).await? {
             // Somebody else asked at this moment.
-            Err(error) if is_duplicate(&error) => Ok(coverage.build),
+            Err(error) if is_duplicate(&error) => Ok(()),
             Err(error) => Err(trouble(&error)),
-            Ok(_) => Ok(coverage.build),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -79,6 +89,9 @@ impl Index {
             self.ask_for_rebuild().await?;
             return self.coverage().await;
         };
+        if coverage.begun > DateTime::now() {
+            return Ok(None);
+        }
         if !coverage.is_marked && !coverage.is_complete {
             self.mark(&coverage).await?;
             coverage.is_marked = true;
@@ -91,7 +104,7 @@ impl Index {
         let before = DateTime::from_millis(coverage.begun.timestamp_millis() - GRACE_MS);
         let segments = self.segments();
         let old = segments.update_many(
-            doc! { "state": { "$in": [LIVE, OLD] }, "made": { "$lt": before } },
+            doc! { "$or": [{ "state": OLD }, { "state": LIVE, "made": { "$lt": before } }] },
             doc! { "$set": { "state": OLD, "build": coverage.build } },
         );
         self.mongo.run_within(WITHIN, old).await?;
@@ -142,10 +155,10 @@ impl Index {
 }
 
 impl Coverage {
-    fn new() -> Self {
+    fn new(begun: DateTime) -> Self {
         Self {
             build: Uuid::from_bytes(*uuid::Uuid::now_v7().as_bytes()),
-            begun: DateTime::now(),
+            begun,
             is_marked: false,
             room: String::new(),
             seq: 0,

@@ -4,6 +4,7 @@
 //! searches looks at the messages themselves. What is left out of the index is not found, so a batch is in the index
 //! before it is stored, and [`Coverage`](super::coverage) says how far that holds for what was stored otherwise.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,8 +205,8 @@ impl Index {
     }
 
     /// Makes one segment of several, where there are enough of about the same size, and answers whether it did. Of all
-    /// processes one does it at a time; if two do, the work of one is in vain. If a segment is broken, the index is
-    /// rebuilt.
+    /// processes one does it at a time; if two do, the work of one is in vain. Because of a broken segment the index is
+    /// rebuilt; the others remain.
     ///
     /// # Errors
     /// `Unavailable`; then everything is as before, but for what [`Index::sweep`] removes.
@@ -219,7 +220,15 @@ impl Index {
         match self.become_one(&heads, &[]).await {
             Ok(()) => Ok(true),
             Err(Error::Corrupt(reason)) => {
-                self.set_aside(&heads, &reason).await?;
+                let mut broken = Vec::new();
+                for head in &heads {
+                    match self.merged(std::slice::from_ref(head), &[]).await {
+                        Err(Error::Corrupt(_)) => broken.push(head.clone()),
+                        merged => drop(merged?),
+                    }
+                }
+                let broken = if broken.is_empty() { heads } else { broken };
+                self.set_aside(&broken, &reason).await?;
                 Ok(true)
             }
             Err(error) => Err(error),
@@ -289,11 +298,7 @@ impl Index {
 
     /// Makes one segment of these, without the rooms that have these sorted terms.
     pub(super) async fn become_one(&self, heads: &[Head], without: &[Term]) -> Result<()> {
-        let segments = self.whole(heads).await?;
-        let without = without.to_vec();
-        let merged = tokio::task::spawn_blocking(move || segment::merge(&segments, &without)).await;
-        let merged = merged.map_err(|panic| Error::Corrupt(panic.to_string()))??;
-        let id = match merged {
+        let id = match self.merged(heads, without).await? {
             Some(merged) => Some(self.open_segment(&merged).await?),
             None => None,
         };
@@ -303,6 +308,13 @@ impl Index {
         }
         let ids: Vec<Uuid> = heads.iter().map(|head| head.id).collect();
         self.remove(&ids).await
+    }
+
+    async fn merged(&self, heads: &[Head], without: &[Term]) -> Result<Option<Blocks>> {
+        let segments = self.whole(heads).await?;
+        let without = without.to_vec();
+        let merged = tokio::task::spawn_blocking(move || segment::merge(&segments, &without)).await;
+        merged.map_err(|panic| Error::Corrupt(panic.to_string()))?
     }
 
     /// All blocks of segments, in order. `Corrupt` when one that is searched lacks some.
@@ -323,32 +335,67 @@ impl Index {
         if segments.len() == heads.len() && segments.iter().all(is_whole) {
             return Ok(segments);
         }
-        let now = self.heads().await?;
-        let are_there = heads
-            .iter()
-            .all(|head| now.iter().any(|now| now.id == head.id));
-        Err(if are_there {
+        Err(if self.still(heads.to_vec()).await?.len() == heads.len() {
             Error::Corrupt("a segment of the index is not whole".to_owned())
         } else {
             lost()
         })
     }
 
+    /// Those of the segments that are searched now.
+    async fn still(&self, mut heads: Vec<Head>) -> Result<Vec<Head>> {
+        let now: HashSet<Uuid> = self.heads().await?.iter().map(|head| head.id).collect();
+        heads.retain(|head| now.contains(&head.id));
+        Ok(heads)
+    }
+
     /// Has the index rebuilt because of these segments, which are not merged any more.
     async fn set_aside(&self, heads: &[Head], reason: &str) -> Result<()> {
         tracing::error!(reason, "the index of search is broken and is made anew");
-        let build = self.ask_for_rebuild().await?;
         let ids: Vec<Uuid> = heads.iter().map(|head| head.id).collect();
         let segments: Collection<Fields> = self.mongo.collection(SEGMENTS);
+        let newest = segments
+            .find_one(doc! { "_id": { "$in": &ids } })
+            .sort(doc! { "made": -1 })
+            .projection(doc! { "_id": 0, "made": 1 });
+        let newest = self.mongo.run_within(WITHIN, newest).await?;
+        let newest = newest.and_then(|newest| newest.get_datetime("made").ok().copied());
+        // First these: when only the other half is done, `sweep` does it.
         let old = segments.update_many(
             doc! { "_id": { "$in": ids }, "state": LIVE },
-            doc! { "$set": { "state": OLD, "build": build } },
+            doc! { "$set": { "state": OLD } },
         );
-        self.mongo.run_within(WITHIN, old).await.map(drop)
+        self.mongo.run_within(WITHIN, old).await?;
+        self.rebuild_after(newest).await
+    }
+
+    /// Sets aside segments that are too large to be merged and lack blocks: nobody else would notice.
+    async fn check_large(&self) -> Result<()> {
+        let blocks: Collection<Fields> = self.mongo.collection(BLOCKS);
+        let mut broken = Vec::new();
+        for head in self.heads().await? {
+            if head.inline || head.state != LIVE {
+                continue;
+            }
+            let first = self.blocks(&[(head.id, 0)]).await?.pop();
+            let directory = first.and_then(|(_, first)| Directory::decode(&first).ok());
+            let count = blocks.count_documents(blocks_of(head.id));
+            let count = self.mongo.run_within(WITHIN, count).await?;
+            if directory.is_none_or(|directory| directory.blocks() as u64 != count) {
+                broken.push(head);
+            }
+        }
+        // One that was merged meanwhile lacks nothing.
+        let broken = self.still(broken).await?;
+        if broken.is_empty() {
+            return Ok(());
+        }
+        self.set_aside(&broken, "a large segment is not whole")
+            .await
     }
 
     /// Writes a segment that is not searched yet.
-    pub(super) async fn open_segment(&self, blocks: &Blocks) -> Result<Uuid> {
+    pub(in super::super) async fn open_segment(&self, blocks: &Blocks) -> Result<Uuid> {
         let inline = blocks.bytes() <= INLINE_BYTES;
         let segment = Segment::new(blocks, OPENING, inline);
         let id = segment.id;
@@ -451,7 +498,7 @@ impl Index {
             .map(drop)
     }
 
-    /// Removes what merges that were broken off have left.
+    /// Removes what merges that were broken off have left, and looks for what is lost.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -472,6 +519,13 @@ impl Index {
             let id: Uuid = driver::bson::deserialize_from_bson(id)
                 .map_err(|e| trouble(&driver::error::Error::from(e)))?;
             self.remove(&[id]).await?;
+        }
+        self.check_large().await?;
+        // Segments go when the rebuild is done that they were set aside for.
+        let old = segments.count_documents(doc! { "state": OLD }).limit(1);
+        let is_complete = self.coverage().await?.is_some_and(|c| c.is_complete);
+        if is_complete && self.mongo.run_within(WITHIN, old).await? > 0 {
+            self.ask_for_rebuild().await?;
         }
         Ok(())
     }

@@ -55,6 +55,13 @@ async fn index() -> Option<(Mongo, Index)> {
     Some((mongo.clone(), Index::new(mongo)))
 }
 
+/// Adds messages, ten in each segment.
+async fn add_tens(index: &Index, tens: std::ops::Range<u64>) {
+    for ten in tens {
+        index.add(messages(ten * 10..ten * 10 + 10)).await.unwrap();
+    }
+}
+
 async fn merge(index: &Index) -> bool {
     let heads = index.heads().await.unwrap();
     index.merge(heads).await.unwrap()
@@ -104,12 +111,7 @@ async fn a_search_that_meets_a_merge_begins_again() {
     let Some((mongo, index)) = index().await else {
         return;
     };
-    for begin in 0..8 {
-        index
-            .add(messages(begin * 10..begin * 10 + 10))
-            .await
-            .unwrap();
-    }
+    add_tens(&index, 0..8).await;
     let wanted = Wanted {
         terms: vec![one("all")],
         since: i64::MIN,
@@ -129,20 +131,10 @@ async fn of_two_who_merge_the_same_one_does_it_in_vain() {
     let Some((mongo, index)) = index().await else {
         return;
     };
-    for begin in 0..8 {
-        index
-            .add(messages(begin * 10..begin * 10 + 10))
-            .await
-            .unwrap();
-    }
+    add_tens(&index, 0..8).await;
     // Another process does not begin while one may be at it.
     assert!(merge(&index).await);
-    for begin in 8..16 {
-        index
-            .add(messages(begin * 10..begin * 10 + 10))
-            .await
-            .unwrap();
-    }
+    add_tens(&index, 8..16).await;
     let other = Index::new(mongo.clone());
     assert!(!merge(&other).await);
     // And if it did all the same, nothing would come of it.

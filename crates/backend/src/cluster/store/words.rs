@@ -167,7 +167,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`.
     pub async fn rebuild_index(&self) -> Result<()> {
-        self.search.ask_for_rebuild().await.map(drop)
+        self.search.ask_for_rebuild().await
     }
 
     /// Makes one segment of the index of several, where there are enough of about the same size, and answers whether it

@@ -77,6 +77,23 @@ impl Stage {
         self.store.merge_index(indexed).await.unwrap()
     }
 
+    /// As if the time had come at which a rebuild begins.
+    async fn wait_no_longer(&self) {
+        let segments = self.fields("search_segments");
+        let now = doc! { "$set": { "begun": DateTime::now() } };
+        let begins = segments.update_one(doc! { "_id": "coverage" }, now);
+        assert_eq!(begins.await.unwrap().modified_count, 1);
+    }
+
+    /// How many segments go with the next rebuild.
+    async fn old(&self) -> u64 {
+        let segments = self.fields("search_segments");
+        segments
+            .count_documents(doc! { "state": "old" })
+            .await
+            .unwrap()
+    }
+
     /// As if all segments of now had been written long ago.
     async fn age(&self) {
         let long_ago = doc! { "$set": { "made": DateTime::from_millis(0) } };
@@ -283,12 +300,73 @@ async fn a_broken_segment_is_made_anew() {
         assert_eq!(broken.modified_count, 1);
         assert!(stage.merge().await);
         assert!(!stage.store.look_at_index().await.unwrap().is_complete);
+        // Only that one goes, and not before everything is stored of which it was made.
+        assert_eq!(stage.old().await, 1);
+        assert_eq!(stage.store.cover().await.unwrap(), Cover::Elsewhere);
+        stage.wait_no_longer().await;
         assert!(stage.cover().await > 1212);
+        assert_eq!(stage.old().await, 0);
         stage.store.sweep_index(10).await.unwrap();
         check(stage, &apples).await;
         assert_eq!(stage.found("pear").await.len(), 16);
         while stage.merge().await {}
         assert_eq!(stage.found("pear").await.len(), 16);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_segment_that_lacks_a_block_is_noticed() {
+    with_stage(async |stage: &Stage| {
+        stage.cover().await;
+        let apples = some_history(stage).await;
+        let large = (1..30_000).map(|number| {
+            let entry = Entry {
+                at: 1,
+                room: digest("a"),
+                seq: number,
+            };
+            (entry, vec![format!("word{number}").into_bytes()])
+        });
+        let large = crate::cluster::search::segment::build(large.collect());
+        let id = stage.store.search.open_segment(&large.unwrap()).await;
+        let segments = stage.fields("search_segments");
+        let live = doc! { "$set": { "state": "live" } };
+        segments
+            .update_one(doc! { "_id": id.unwrap() }, live)
+            .await
+            .unwrap();
+        stage.store.sweep_index(10).await.unwrap();
+        assert!(stage.store.look_at_index().await.unwrap().is_complete);
+        let blocks = stage.fields("search_blocks");
+        let lost = blocks.delete_one(doc! { "_id.block": 2 }).await.unwrap();
+        assert_eq!(lost.deleted_count, 1);
+        stage.store.sweep_index(10).await.unwrap();
+        assert!(!stage.store.look_at_index().await.unwrap().is_complete);
+        stage.wait_no_longer().await;
+        stage.cover().await;
+        stage.store.sweep_index(10).await.unwrap();
+        assert_eq!(blocks.count_documents(doc! {}).await.unwrap(), 0);
+        check(stage, &apples).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_aside_for_a_rebuild_that_nobody_began_goes_with_the_next() {
+    with_stage(async |stage: &Stage| {
+        stage.cover().await;
+        let apples = some_history(stage).await;
+        let segments = stage.fields("search_segments");
+        let old = doc! { "$set": { "state": "old" } };
+        segments
+            .update_one(doc! { "state": "live" }, old)
+            .await
+            .unwrap();
+        stage.store.sweep_index(10).await.unwrap();
+        assert!(stage.cover().await > 1000);
+        assert_eq!(stage.old().await, 0);
+        check(stage, &apples).await;
     })
     .await;
 }
