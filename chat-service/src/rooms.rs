@@ -86,7 +86,8 @@ impl Rooms {
             Some((room, Some(member))) => Ok((room, member)),
             Some((room, None)) if self.open_mode && room.kind == RoomKind::Public => {
                 self.spend(user)?;
-                self.join(user, &room).await
+                let joined = self.add(user, room.id.clone(), user).await?;
+                Ok((room, joined.value))
             }
             None if self.open_mode && !room.is_generated() => {
                 self.spend(user)?;
@@ -147,14 +148,12 @@ impl Rooms {
         };
         match self.make(new, None).await {
             Ok(made) => self.member(user, &made.value.id).await,
-            // Taken a moment ago, or deleted once: the second look tells.
+            // Taken a moment ago, or deleted once. Only public rooms have names that somebody chose.
             Err(refusal) if refusal.code == ErrorCode::Conflict => {
+                let joined = self.add(user, id.clone(), user).await?;
                 match self.look(user, id).await? {
-                    Some((room, Some(member))) => Ok((room, member)),
-                    Some((room, None)) if room.kind == RoomKind::Public => {
-                        self.join(user, &room).await
-                    }
-                    _ => Err(Refusal::no_room()),
+                    Some((room, _)) => Ok((room, joined.value)),
+                    None => Err(backend::Error::unavailable("the room was just made").into()),
                 }
             }
             Err(refusal) => Err(refusal),

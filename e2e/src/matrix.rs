@@ -59,6 +59,20 @@ pub struct Session {
     pub failure: Option<String>,
     /// What was kept of it.
     pub folder: Option<PathBuf>,
+    pub took: Took,
+}
+
+/// How long the parts of a session took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Took {
+    /// Starting the processes.
+    pub start: Duration,
+    /// Faults and what lies between them.
+    pub faults: Duration,
+    /// Until everything was answered and read.
+    pub clients: Duration,
+    /// Until everything was stored and looked at, and the processes had ended.
+    pub stored: Duration,
 }
 
 impl Session {
@@ -78,6 +92,7 @@ impl Session {
             verdict: Verdict::default(),
             failure: Some(format!("{error:#}")),
             folder: None,
+            took: Took::default(),
         }
     }
 }
@@ -108,7 +123,6 @@ pub async fn run(options: &Options, tell: &mut dyn FnMut(String)) -> Result<Tabl
                 table.is_cut_short = true;
                 return Ok(table);
             }
-            let begun = Instant::now();
             let held = hold(options, *family, fault, seed, runs, &mut servers).await;
             let session = match held {
                 Ok(session) => {
@@ -125,7 +139,7 @@ pub async fn run(options: &Options, tell: &mut dyn FnMut(String)) -> Result<Tabl
                 // Whatever state the servers are in, it is not for the next one.
                 servers = None;
             }
-            tell(said(&session, runs, begun.elapsed()));
+            tell(said(&session, runs));
             table.rows[index].asked += runs;
             table.rows[index].add(&session);
         }
@@ -160,19 +174,24 @@ async fn hold(
 }
 
 /// A line for people, and more when something is wrong.
-fn said(session: &Session, asked: u32, took: Duration) -> String {
+fn said(session: &Session, asked: u32) -> String {
     let Session {
         family,
         fault,
         seed,
         runs,
         verdict,
+        took,
         ..
     } = session;
     let (family, outage) = (family.name(), &verdict.outage);
     let mut text = format!(
-        "{family} {fault}: {runs} runs in {:.0} s, {} acked, {} repeated, unavailable {} s, recovery {} ms: {}",
-        took.as_secs_f64(),
+        "{family} {fault}: {runs} runs in {:.0} s (started in {:.1}, answered in {:.1}, stored in {:.1}), {} acked, {} repeated, \
+         unavailable {} s, recovery {} ms: {}",
+        took.faults.as_secs_f64(),
+        took.start.as_secs_f64(),
+        took.clients.as_secs_f64(),
+        took.stored.as_secs_f64(),
         verdict.messages.acked,
         verdict.messages.repeated,
         outage.unavailable_secs,
@@ -220,6 +239,8 @@ async fn session(
         per_sec: options.per_sec,
         ..Plan::new(seed, format!("s{seed:x}"))
     };
+    let begun = Instant::now();
+    let mut took = Took::default();
     let mut system = match servers {
         None if on_small_disk(fault) => {
             System::standalone_on_small_disk(&options.programs, &folder).await?
@@ -232,9 +253,12 @@ async fn session(
         }
     };
     let mut workload = Workload::start(&plan, system.pods())?;
+    took.start = begun.elapsed();
     let (faults, trouble) = inject(family, fault, seed, runs, &mut system, &mut workload).await?;
+    took.faults = begun.elapsed() - took.start;
     let injected = faults.len() as u32;
     let (mut history, ended) = workload.finish(faults).await;
+    took.clients = begun.elapsed() - took.start - took.faults;
     let mut failures: Vec<String> = trouble.into_iter().collect();
     let mut verdict = Verdict::default();
     match ended {
@@ -247,6 +271,7 @@ async fn session(
     }
     failures.extend(system.crashed()?);
     system.end().await?;
+    took.stored = begun.elapsed() - took.start - took.faults - took.clients;
     let mut session = Session {
         family,
         fault: fault.to_owned(),
@@ -255,6 +280,7 @@ async fn session(
         verdict,
         failure: (!failures.is_empty()).then(|| failures.join("; ")),
         folder: Some(folder.clone()),
+        took,
     };
     if session.is_clean() {
         // What is wrong there is not the product's fault.

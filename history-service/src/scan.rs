@@ -48,6 +48,8 @@ pub struct Asked<'a> {
 pub struct Found {
     pub events: Vec<Arc<Event>>,
     pub next: Option<Start>,
+    /// The end of what could be read.
+    pub head: Seq,
 }
 
 impl Found {
@@ -137,7 +139,11 @@ impl<'a> Walk<'a> {
         let rest = limit - events.len();
         let above = self.go(Start::After(middle.before()), rest).await?;
         events.extend(above.events);
-        Ok(Found { events, next: None })
+        Ok(Found {
+            events,
+            next: None,
+            head: above.head,
+        })
     }
 
     async fn up(&self, mut after: Seq, limit: usize) -> Result<Found, Refusal> {
@@ -145,6 +151,7 @@ impl<'a> Walk<'a> {
         let mut seen = 0;
         loop {
             let page = self.log.read(self.room, after, batch(limit, seen)).await?;
+            found.head = page.head;
             let Some(last) = page.events.last() else {
                 return Ok(found);
             };
@@ -178,6 +185,7 @@ impl<'a> Walk<'a> {
         'walk: loop {
             let read = batch(limit, seen);
             let page = self.log.read_before(self.room, before, read).await?;
+            found.head = page.head;
             seen += page.events.len();
             // The lowest event of a log has nothing before it.
             let is_last = page

@@ -1,4 +1,5 @@
-//! Durable acks: senders that each keep a few messages on the way and send the next when one is acked.
+//! Durable acks: senders that each keep a few messages on the way and send the next when one is acked. What could not be
+//! taken now is sent again, with the same id.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ pub struct Outcome {
     pub rate: f64,
     pub latency: Histogram,
     pub cpu_us: Option<f64>,
+    /// Messages that had to be sent again.
+    pub again: u64,
     pub faults: Faults,
 }
 
@@ -84,7 +87,7 @@ impl Plan {
 pub fn run(target: &Target, plan: &Plan, pid: Option<u32>, verify: bool) -> Result<Outcome> {
     ensure!(target.protocol == Protocol::Darda, "only Darda acks");
     let mut driver = Driver::new(&target.addrs)?;
-    let mut senders = Senders::new(plan);
+    let mut senders = Senders::new(plan, target::millis() - driver.now() / 1_000_000);
     let name = fresh_name();
     for sender in 0..plan.senders {
         let own = format!("{name}-u{sender}");
@@ -121,6 +124,11 @@ pub fn run(target: &Target, plan: &Plan, pid: Option<u32>, verify: bool) -> Resu
     while !(senders.stopping && senders.on_the_way() == 0) {
         driver.turn(Duration::from_millis(20), &mut senders)?;
         let now = driver.now();
+        while let Some((conn, index)) = senders.due(now) {
+            if senders.put_again(conn, index, &mut frame) {
+                driver.send(conn, &frame);
+            }
+        }
         if now >= senders.measure_from && cpu.is_none() {
             cpu = Some(pid.map(process::cpu_us).transpose()?);
         }
@@ -163,6 +171,7 @@ pub fn run(target: &Target, plan: &Plan, pid: Option<u32>, verify: bool) -> Resu
         rate: measured as f64 / took,
         latency: senders.latency,
         cpu_us,
+        again: senders.again,
         faults: senders.faults,
     })
 }
@@ -174,6 +183,7 @@ impl Outcome {
             "acks_per_sec": self.rate,
             "ack": self.latency.json(),
             "server_cpu_us_per_ack": self.cpu_us,
+            "sent_again": self.again,
         })
     }
 
@@ -191,6 +201,7 @@ impl Outcome {
                     "ack p99",
                     format!("{:.2} ms", self.latency.quantile_ms(0.99)),
                 ),
+                ("sent again", self.again.to_string()),
                 (
                     "server CPU per ack",
                     self.cpu_us
@@ -217,11 +228,22 @@ struct Senders<'a> {
     latency: Histogram,
     faults: Faults,
     run: u16,
-    words: words::Generator,
+    /// The driver's time 0, in milliseconds since the Unix epoch.
+    epoch: u64,
+    /// When, on which connection and what is sent again.
+    waiting: VecDeque<(u64, usize, u32)>,
+    again: u64,
+}
+
+/// What a server says of a message that it does not take.
+#[derive(serde::Deserialize)]
+struct Refused {
+    id: Option<String>,
+    retry_after_ms: Option<u64>,
 }
 
 impl<'a> Senders<'a> {
-    fn new(plan: &'a Plan) -> Self {
+    fn new(plan: &'a Plan, epoch: u64) -> Self {
         Self {
             plan,
             on_the_way: vec![VecDeque::with_capacity(plan.window); plan.senders],
@@ -235,8 +257,52 @@ impl<'a> Senders<'a> {
             latency: Histogram::default(),
             faults: Faults::default(),
             run: fresh_run(),
-            words: words::Generator::new(1),
+            epoch,
+            waiting: VecDeque::new(),
+            again: 0,
         }
+    }
+
+    /// What it is time to send again.
+    fn due(&mut self, now: u64) -> Option<(usize, u32)> {
+        let (at, conn, index) = *self.waiting.front()?;
+        if at > now {
+            return None;
+        }
+        self.waiting.pop_front();
+        Some((conn, index))
+    }
+
+    /// Writes a message once more; `false` when it was answered meanwhile.
+    fn put_again(&mut self, conn: usize, index: u32, frame: &mut Vec<u8>) -> bool {
+        let mut on_the_way = self.on_the_way[conn].iter();
+        let Some((_, at)) = on_the_way.find(|(number, _)| *number == index) else {
+            return false;
+        };
+        let at = *at;
+        self.again += 1;
+        self.put(conn, index, at, frame);
+        true
+    }
+
+    /// Takes a refusal; `false` when the message need not be tried again.
+    fn refused(&mut self, conn: usize, payload: &[u8], now: u64) -> bool {
+        let Ok(Refused {
+            id: Some(id),
+            retry_after_ms: Some(pause),
+        }) = serde_json::from_slice(payload)
+        else {
+            return false;
+        };
+        let Some((run, index)) = target::numbers(&id) else {
+            return false;
+        };
+        if run != self.run {
+            return false;
+        }
+        self.waiting
+            .push_back((now + pause.saturating_mul(1_000_000), conn, index));
+        true
     }
 
     fn on_the_way(&self) -> usize {
@@ -254,6 +320,12 @@ impl<'a> Senders<'a> {
         let index = self.sent;
         self.sent += 1;
         self.on_the_way[conn].push_back((index, now));
+        self.put(conn, index, now, frame);
+        true
+    }
+
+    /// Writes the message that was due at a time.
+    fn put(&self, conn: usize, index: u32, at: u64, frame: &mut Vec<u8>) {
         // One user may be in all rooms; of many, each keeps to one.
         let place = match self.plan.user {
             Some(_) => index as usize,
@@ -261,18 +333,19 @@ impl<'a> Senders<'a> {
         };
         let room = &self.plan.rooms[place % self.plan.rooms.len()];
         frame.clear();
-        target::put_send_head(frame, target::message_id(self.run, index), room);
+        // The same when it is written again.
+        let id = target::message_id(self.run, index, self.epoch + at / 1_000_000);
+        target::put_send_head(frame, id, room);
         match self.plan.text {
             Text::Stamped(bytes) => Stamp {
                 run: self.run,
                 index,
-                due: now,
+                due: at,
             }
             .put_text(frame, bytes),
-            Text::Words => self.words.put_text(frame, 12),
+            Text::Words => words::Generator::new(index.into()).put_text(frame, 12),
         }
         frame.extend(b"\"}");
-        true
     }
 
     fn answered(&mut self, conn: usize, index: u32, now: u64, out: &mut Outbox) -> bool {
@@ -315,6 +388,7 @@ impl Handler for Senders<'_> {
                     self.acked += 1;
                 }
             }
+            Kind::Error if self.refused(conn, payload, now) => {}
             Kind::Error => {
                 self.faults.add("error frame", || {
                     String::from_utf8_lossy(payload).into_owned()

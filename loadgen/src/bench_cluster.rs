@@ -209,10 +209,11 @@ impl Bench<'_> {
                     .goal(goal)
                     .cost(&cost)
                     .note(format!(
-                        "p50 {:.1} ms, p99 {:.1} ms; {}",
+                        "p50 {:.1} ms, p99 {:.1} ms; {}; {} sent again",
                         outcome.latency.quantile_ms(0.5),
                         outcome.latency.quantile_ms(0.99),
                         cost.each(outcome.acks as f64, "an ack"),
+                        outcome.again,
                     )),
             );
             self.settle()?;
@@ -359,7 +360,11 @@ impl Bench<'_> {
             Row::new(format!("{what}: acks/s"), filled.rate, "")
                 .goal("≥ 10k")
                 .cost(&cost)
-                .note(cost.each(filled.acks as f64, "an ack")),
+                .note(format!(
+                    "{}; {} sent again",
+                    cost.each(filled.acks as f64, "an ack"),
+                    filled.again
+                )),
         );
         ensure!(
             filled.acks == messages,

@@ -78,7 +78,7 @@ impl Target {
     pub fn put_message(&self, out: &mut Vec<u8>, room: &str, stamp: Stamp, bytes: usize) {
         match self.protocol {
             Protocol::Darda => {
-                put_send_head(out, message_id(stamp.run, stamp.index), room);
+                put_send_head(out, message_id(stamp.run, stamp.index, millis()), room);
                 stamp.put_text(out, bytes);
                 out.extend(b"\"}");
             }
@@ -127,22 +127,32 @@ pub fn put_send_head(out: &mut Vec<u8>, id: Uuid, room: &str) {
 }
 
 /// A version 7 UUID whose last 48 bits say which message it is, so that an ack needs no table.
-pub fn message_id(run: u16, index: u32) -> Uuid {
-    let millis = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64);
+/// `millis` is the time since the Unix epoch.
+pub fn message_id(run: u16, index: u32, millis: u64) -> Uuid {
     let process = u64::from(std::process::id());
     let high = millis << 16 | 0x7000 | process & 0xfff;
     let low = 0x8000 << 48 | (process & 0x3fff) << 48 | u64::from(run) << 32 | u64::from(index);
     Uuid::from_u64_pair(high, low)
 }
 
+/// Milliseconds since the Unix epoch.
+pub fn millis() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
 /// Reads run and index back from the id of an `ack`.
 #[inline]
 pub fn acked(payload: &[u8]) -> Option<(u16, u32)> {
     const HEAD: usize = b"{\"type\":\"ack\",\"id\":\"".len();
-    let tail = std::str::from_utf8(payload.get(HEAD + 24..HEAD + 36)?).ok()?;
-    let number = u64::from_str_radix(tail, 16).ok()?;
+    numbers(std::str::from_utf8(payload.get(HEAD..HEAD + 36)?).ok()?)
+}
+
+/// Reads run and index back from an id.
+#[inline]
+pub fn numbers(id: &str) -> Option<(u16, u32)> {
+    let number = u64::from_str_radix(id.get(24..36)?, 16).ok()?;
     Some(((number >> 32) as u16, number as u32))
 }
 

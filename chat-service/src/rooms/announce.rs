@@ -2,14 +2,17 @@
 //!
 //! The directory keeps what has to be announced together with the change, and this is the one place that takes it from
 //! there to the log, oldest first. So the log tells changes in the order in which they happened, and a crash in between
-//! loses none.
+//! loses none. A deleted room's last event is kept until its log is closed, too.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backend::log::Append;
 use backend::{Backends, Error};
 use futures_util::future::join_all;
+use protocol::{EventBody, RoomChange, RoomId};
 use tokio::sync::Mutex;
 
 use super::Rooms;
@@ -27,6 +30,8 @@ pub(super) struct Announcer {
     /// How many of those are known to be in the log. Held across the work on purpose: two at once would mix the order.
     done: Mutex<u64>,
     retrying: AtomicBool,
+    /// Deleted rooms whose logs are being closed.
+    closing: std::sync::Mutex<HashSet<RoomId>>,
 }
 
 impl Rooms {
@@ -53,12 +58,13 @@ impl Announcer {
             asked: AtomicU64::new(0),
             done: Mutex::new(0),
             retrying: AtomicBool::new(false),
+            closing: std::sync::Mutex::default(),
         }
     }
 
     /// Returns when everything that was stored before the call is in the log. Callers that come together share one
     /// round.
-    async fn settle(&self) -> backend::Result<()> {
+    async fn settle(self: &Arc<Self>) -> backend::Result<()> {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut done = self.done.lock().await;
         if *done >= mine {
@@ -70,7 +76,7 @@ impl Announcer {
         Ok(())
     }
 
-    async fn announce_batch(&self) -> backend::Result<usize> {
+    async fn announce_batch(self: &Arc<Self>) -> backend::Result<usize> {
         let Backends { directory, log, .. } = &self.backends;
         let batch = directory.unannounced(BATCH).await?;
         if batch.is_empty() {
@@ -98,8 +104,36 @@ impl Announcer {
                 }
             }
         }
+        let (ends, settled): (Vec<_>, Vec<_>) = settled.into_iter().partition(is_end);
         directory.announced(&settled).await?;
+        for end in ends {
+            self.clone().close(end);
+        }
         trouble.map_or(Ok(settled.len()), Err)
+    }
+
+    /// Closes the log of a deleted room beside everything else: it may be long.
+    fn close(self: Arc<Self>, end: Append) {
+        if !self.closing().insert(end.room.clone()) {
+            return;
+        }
+        tokio::spawn(async move {
+            let Backends { directory, log, .. } = &self.backends;
+            let closed = async {
+                log.forget(&end.room).await?;
+                directory.announced(std::slice::from_ref(&end)).await
+            };
+            let closed = closed.await;
+            self.closing().remove(&end.room);
+            if let Err(error) = closed {
+                tracing::debug!(room.id = %end.room, %error, "a deleted room's log stays for now");
+                self.settle_later();
+            }
+        });
+    }
+
+    fn closing(&self) -> MutexGuard<'_, HashSet<RoomId>> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn settle_later(self: Arc<Self>) {
@@ -119,4 +153,12 @@ impl Announcer {
             }
         });
     }
+}
+
+/// Whether it is the last event of a room.
+fn is_end(append: &Append) -> bool {
+    let EventBody::Room { change, .. } = &append.body else {
+        return false;
+    };
+    *change == RoomChange::Deleted
 }

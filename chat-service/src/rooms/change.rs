@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use backend::directory::{Member, NewRoom, Room, RoomKind, RoomPatch};
-use backend::log::Append;
-use protocol::{EventBody, MessageId, NoticeKind, Role, RoomChange, RoomId, Timestamp, UserId};
+use protocol::{NoticeKind, Role, RoomId, Timestamp, UserId};
 use rest::Refusal;
 
 use super::{Made, Rooms, about_room, detached};
@@ -12,10 +11,7 @@ use super::{Made, Rooms, about_room, detached};
 const NAME_CHARS_MAX: usize = 100;
 const TOPIC_CHARS_MAX: usize = 1000;
 /// How long a deletion waits for the log before it goes on in the background.
-const BURIAL_WAIT: Duration = Duration::from_secs(1);
-/// The first pause before another try, and the longest.
-const BURIAL_RETRY_MIN: Duration = Duration::from_secs(1);
-const BURIAL_RETRY_MAX: Duration = Duration::from_secs(30);
+const ANNOUNCE_WAIT: Duration = Duration::from_secs(1);
 
 /// A room somebody wishes for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,11 +139,13 @@ impl Rooms {
         let (rooms, by) = (self.clone(), user.clone());
         detached(async move {
             let directory = &rooms.backends.directory;
-            let members = directory.delete_room(&room.id).await.map_err(about_room)?;
-            // From here on nobody can enter, so that a session which is sent away does not come back.
-            let burial = tokio::spawn(rooms.clone().bury(room.id.clone(), by));
-            // A log that is away does not make the deletion fail: the room is gone already.
-            let _ = tokio::time::timeout(BURIAL_WAIT, burial).await;
+            let deleted = directory.delete_room(&room.id, &by).await;
+            let members = deleted.map_err(about_room)?;
+            // From here on nobody can enter, so that a session which is sent away does not come back. A log that is away
+            // does not hold up the rest: the room is gone already.
+            let announcing = rooms.clone();
+            let announced = tokio::spawn(async move { announcing.announce().await });
+            let _ = tokio::time::timeout(ANNOUNCE_WAIT, announced).await;
             for member in &members {
                 rooms.notice(member, NoticeKind::RoomDeleted, &room.id);
             }
@@ -180,38 +178,6 @@ impl Rooms {
             })
         })
         .await
-    }
-
-    /// Ends the log of a deleted room: the last event ends every subscription, then the events go.
-    async fn bury(self, room: RoomId, by: UserId) {
-        let last = Append {
-            room: room.clone(),
-            from: by,
-            id: MessageId::generate(),
-            body: EventBody::Room {
-                change: RoomChange::Deleted,
-                name: None,
-                topic: None,
-            },
-        };
-        // What is not announced yet would otherwise follow the last event.
-        self.announce().await;
-        let mut pause = BURIAL_RETRY_MIN;
-        loop {
-            let end = async {
-                match self.backends.log.append(last.clone()).await {
-                    Ok(_) | Err(backend::Error::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-                self.backends.log.forget(&room).await
-            };
-            match end.await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(room.id = %room, %error, "a deleted room's log stays"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(BURIAL_RETRY_MAX);
-        }
     }
 }
 

@@ -71,7 +71,7 @@ impl Rooms {
             });
         }
         self.spend(by)?;
-        self.add(by, &room.id, user).await
+        self.add(by, room.id, user).await
     }
 
     /// Gives a member another role. Owners may give any; an admin may only step down.
@@ -214,21 +214,15 @@ impl Rooms {
         .await
     }
 
-    /// Joins a public room that the user is not yet a member of.
-    pub(super) async fn join(&self, user: &UserId, room: &Room) -> Result<(Room, Member), Refusal> {
-        self.add(user, &room.id, user).await?;
-        self.member(user, &room.id).await
-    }
-
     /// Adds somebody who was no member a moment ago.
-    async fn add(
+    pub(super) async fn add(
         &self,
         by: &UserId,
-        room: &RoomId,
+        room: RoomId,
         user: &UserId,
     ) -> Result<Made<Member>, Refusal> {
         let rooms = self.clone();
-        let (by, room, user) = (by.clone(), room.clone(), user.clone());
+        let (by, user) = (by.clone(), user.clone());
         detached(async move {
             let directory = &rooms.backends.directory;
             let changed = directory

@@ -90,7 +90,12 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     let publisher = Publisher::start(settings, relay.pod(), judge, shutdown.clone());
     core.start(publisher.clone(), judged, forget_what_changed(&directory));
     relay.start(Arc::new(Hearing(Arc::clone(&sequencer))));
-    tokio::spawn(sweep(sequencer, relay.clone(), shutdown.clone()));
+    let cannot_hear = {
+        let (relay, publisher) = (relay.clone(), publisher.clone());
+        // What blocks this process blocks the others too.
+        move || relay.is_deaf() || publisher.is_blocked()
+    };
+    tokio::spawn(sweep(sequencer, cannot_hear, shutdown.clone()));
     tokio::spawn(look_at_redis(
         redis.clone(),
         Arc::clone(&generations),
@@ -168,7 +173,11 @@ async fn look_at_redis(redis: Redis, generations: Arc<Generations>, shutdown: Ca
 
 /// Rooms are compared with the log now and then; more often while other pods cannot be heard, and when something they said
 /// may have got lost.
-async fn sweep(sequencer: Arc<Sequencer>, relay: ClusterRelay, shutdown: CancellationToken) {
+async fn sweep(
+    sequencer: Arc<Sequencer>,
+    cannot_hear: impl Fn() -> bool + Send,
+    shutdown: CancellationToken,
+) {
     let (mut swept, mut is_asked) = (Instant::now(), false);
     loop {
         tokio::select! {
@@ -176,7 +185,7 @@ async fn sweep(sequencer: Arc<Sequencer>, relay: ClusterRelay, shutdown: Cancell
             () = sequencer.asked_to_sweep() => is_asked = true,
             () = shutdown.cancelled() => return,
         }
-        if is_asked || swept.elapsed() >= sequencer::SWEEP_EVERY || relay.is_deaf() {
+        if is_asked || swept.elapsed() >= sequencer::SWEEP_EVERY || cannot_hear() {
             is_asked = !sequencer.sweep().await;
             swept = Instant::now();
             // Whoever asks meanwhile shares the next one.

@@ -125,8 +125,10 @@ pub trait Directory: Send + Sync {
         by: &UserId,
     ) -> Result<Changed<Room>>;
 
-    /// Removes the room, its members and invites. Returns who the members were (at most 100,000).
-    async fn delete_room(&self, room: &RoomId) -> Result<Vec<UserId>>;
+    /// Removes the room, its members and invites. Returns who the members were (at most 100,000). What waits to be
+    /// announced of it gives way to its last event: whoever announces that has the log forget the room before it calls
+    /// [`Directory::announced`].
+    async fn delete_room(&self, room: &RoomId, by: &UserId) -> Result<Vec<UserId>>;
 
     /// Rooms visible to `user`, with the user's membership.
     async fn rooms(

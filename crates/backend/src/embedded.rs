@@ -63,11 +63,7 @@ impl Drop for Guard {
 fn start(data_dir: PathBuf) -> Result<Backends> {
     let folder = Arc::new(Folder::open(data_dir)?);
     let (log, index) = (folder.database(), folder.index());
-    let mut connection = schema::prepare(&log)?;
-    // Trouble here is that of the next write, which is said and mended in its place.
-    if let Err(error) = ledger::finish_deletions(&mut connection) {
-        tracing::error!(%error, "logs of deleted rooms stay until the next start");
-    }
+    let connection = schema::prepare(&log)?;
     let shared = Arc::new(Shared::default());
     let relay: Arc<dyn Relay> = Arc::new(relay::InProcess::default());
     let guard = Arc::new(Guard {

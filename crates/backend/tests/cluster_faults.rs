@@ -13,7 +13,7 @@ use backend::log::{Append, Appended};
 use backend::{Backends, Error};
 use lapin::options::ExchangeDeleteOptions;
 use lapin::types::FieldTable;
-use protocol::{Event, EventBody, MessageId, RoomId, Seq, UserId};
+use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp, UserId};
 use testbed::{Data, Proxy, RabbitMq, Redis, RedisOptions};
 
 /// A sender is answered within two seconds. The third is for a machine that has much else to do.
@@ -214,6 +214,92 @@ async fn what_a_dead_pod_did_not_publish_is_published_by_whoever_meets_it() {
     assert_kept(&events, &acked);
     assert!(events.contains(&other.event) && events.contains(&again.event));
     b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_repeats_an_act_is_not_answered_before_all_up_to_it_can_be_read() {
+    let stage = Stage::new().await;
+    let proxy = Proxy::start(stage.rabbitmq.addr()).await.unwrap();
+    let mut settings = stage.settings.clone();
+    settings.rabbitmq = endpoint(proxy.through(&stage.rabbitmq.url()));
+    let (a, b) = (stage.pod_with(settings).await, stage.pod().await);
+    load(&a, "general", 5).await;
+    let client = redis::Client::open(stage.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    proxy.cut().await;
+    let stuck = message("general", "with a place and not with the broker");
+    let stuck = tokio::spawn(async move { a.append_once(&stuck).await.map(drop) });
+    eventually("the place of the first", async || {
+        let log = format!("{}:room:{{general}}:log", stage.settings.namespace);
+        let mut length = redis::cmd("XLEN");
+        let length = length.arg(log).query_async::<u64>(&mut connection);
+        length.await.unwrap() == 6
+    })
+    .await;
+    // The broker has the second one at once, the first when somebody helps.
+    let second = message("general", "behind it");
+    let tries = (0..20_u64).map(async |n| {
+        tokio::time::sleep(Duration::from_millis(20 * n)).await;
+        let appended = b.append(&second).await;
+        assert_eq!(appended.event.seq.get(), 7);
+        let page = b.family.log.read(&room("general"), Seq::ZERO, 10).await;
+        assert_eq!(page.unwrap().events.last(), Some(&appended.event));
+    });
+    futures_util::future::join_all(tries).await;
+    assert!(stuck.await.unwrap().is_err());
+    b.close().await;
+}
+
+/// A log of these events alone: of each its place and the one before it.
+async fn stored(stage: &Stage, id: &str, places: &[(u64, Option<u64>)]) {
+    let store = Store::new(Mongo::new(&stage.settings).await.unwrap());
+    let events: Vec<Event> = places
+        .iter()
+        .map(|(seq, prev)| Event {
+            room: room(id),
+            seq: Seq::new(*seq).unwrap(),
+            prev: prev.map(|prev| Seq::new(prev).unwrap()),
+            at: Timestamp::now(),
+            from: prev.map(|_| UserId::parse("alice").unwrap()),
+            id: prev.map(|_| MessageId::generate()),
+            body: match prev {
+                Some(_) => message(id, "x").body,
+                None => EventBody::Fence {},
+            },
+        })
+        .collect();
+    store.insert(&events).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_page_may_end_in_the_middle_of_what_never_was() {
+    const FENCE: u64 = (1 << 32) + 1;
+    let stage = Stage::without_a_worker().await;
+    let pod = stage.pod().await;
+    let before = async |id: &str, before: u64, limit: usize| {
+        let before = Seq::new(before).unwrap();
+        let page = pod.family.log.read_before(&room(id), before, limit).await?;
+        let seqs: Vec<u64> = page.events.iter().map(|event| event.seq.get()).collect();
+        Ok::<_, Error>((seqs, page.head.get()))
+    };
+    let closed = [(2, Some(1)), (3, Some(2)), (6, Some(5)), (FENCE, None)];
+    stored(&stage, "closed", &closed).await;
+    let end = Seq::MAX.get();
+    let all = (vec![1, 2, 3, 4, 5, 6, FENCE], FENCE);
+    assert_eq!(before("closed", end, 10).await.unwrap(), all);
+    for at in 1..=6 {
+        let (seqs, _) = before("closed", at, 2).await.unwrap();
+        let expected: Vec<u64> = (at.saturating_sub(2).max(1)..at).collect();
+        assert_eq!(seqs, expected, "before {at}");
+    }
+
+    // What is missing may still come: the log ends before it.
+    stored(&stage, "open", &[(1, Some(0)), (2, Some(1)), (4, Some(3))]).await;
+    assert_eq!(before("open", end, 10).await.unwrap(), (vec![1, 2], 2));
+    assert_eq!(before("open", 2, 10).await.unwrap().0, [1]);
+    let page = before("open", 4, 10).await;
+    assert!(matches!(page, Err(Error::Unavailable { .. })), "{page:?}");
+    pod.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -178,11 +178,25 @@ async fn a_deletion_that_a_crash_broke_off_is_finished_at_the_next_start() {
     first.directory.create_room(new, None).await.unwrap();
     append(&first, "secret words").await;
     assert_eq!(search(&first, "secret").await, [1]);
-    first.directory.delete_room(&general()).await.unwrap();
+    let alice = UserId::parse("alice").unwrap();
+    first
+        .directory
+        .delete_room(&general(), &alice)
+        .await
+        .unwrap();
     first.health.close().await;
 
-    for _ in 0..2 {
+    for start in 0..2 {
         let next = family(dir.path()).await;
+        if start == 0 {
+            // What was to be announced is there.
+            let end = next.directory.unannounced(10).await.unwrap();
+            let [end] = &end[..] else {
+                panic!("{end:?}");
+            };
+            next.log.append(end.clone()).await.unwrap();
+            next.log.forget(&general()).await.unwrap();
+        }
         assert_eq!(next.log.head(&general()).await.unwrap(), Seq::ZERO);
         assert!(all(&next).await.is_empty());
         assert_eq!(search(&next, "secret").await, [0_u64; 0]);

@@ -144,3 +144,20 @@ async fn a_room_is_deleted_at_once_and_its_log_when_it_can_be() {
     eventually(async || server.log(&room).await.is_empty()).await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_finished_by_whoever_starts_after_a_crash_in_its_middle() {
+    let server = Server::start().await;
+    let room = server.room_of_three("private").await;
+    let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
+    let owner = UserId::parse("owner").unwrap();
+    let directory = &server.backends.directory;
+    // All that the crashed one came to.
+    directory.delete_room(&id, &owner).await.unwrap();
+    assert!(!server.log(&room).await.is_empty());
+    let rooms = Rooms::new(server.backends.clone(), true);
+    rooms.announce_leftovers().await;
+    eventually(async || directory.unannounced(10).await.unwrap().is_empty()).await;
+    assert!(server.log(&room).await.is_empty());
+    server.stop().await;
+}

@@ -186,12 +186,14 @@ impl Directory for MongoDirectory {
         self.inner.change(room, Needs::default(), rule).await
     }
 
-    async fn delete_room(&self, room: &RoomId) -> Result<Vec<UserId>> {
+    async fn delete_room(&self, room: &RoomId, by: &UserId) -> Result<Vec<UserId>> {
+        let by = by.clone();
         let needs = Needs {
             everyone: true,
             ..Needs::default()
         };
-        let members = self.inner.change(room, needs, Work::delete).await?;
+        let rule = move |work: &mut Work| work.delete(&by);
+        let members = self.inner.change(room, needs, rule).await?;
         self.inner.emptying.notify_one();
         Ok(members)
     }

@@ -168,6 +168,19 @@ impl Sequencer {
         }
     }
 
+    /// Somebody is about to be told that a room has events up to a seq. Answers the last one that was handed out here; if
+    /// it is not as far, the others are looked for.
+    pub fn told(self: &Arc<Self>, room: &RoomId, head: u64) -> u64 {
+        let mut rooms = self.shard(room);
+        let Some(entry) = rooms.get_mut(room).filter(|room| room.watched) else {
+            return 0;
+        };
+        entry.target = entry.target.max(head);
+        let position = entry.position.unwrap_or_default();
+        self.after(room, &mut rooms);
+        position
+    }
+
     /// Whether no sender waits.
     pub fn nobody_waits(&self) -> bool {
         self.rooms.iter().all(|shard| {

@@ -163,7 +163,8 @@ pub async fn direct_rooms_are_one_per_pair(family: &Backends) {
     assert_eq!(ids.len(), 1, "one room for all");
 
     // The room can go, and the pair may have a new one.
-    directory.delete_room(&first).await.expect("a deleted room");
+    let deleted = directory.delete_room(&first, &bob).await;
+    deleted.expect("a deleted room");
     let anew = directory
         .create_room(direct("anew", "alice"), Some(&bob))
         .await;
@@ -231,7 +232,8 @@ pub async fn deleted_rooms_stay_deleted(family: &Backends) {
     assert!(get(family, "general").await.is_some());
     assert!(member(family, "general", "bob").await.is_some());
 
-    let members = directory.delete_room(&general).await.expect("a deletion");
+    let members = directory.delete_room(&general, &user("bob")).await;
+    let members = members.expect("a deletion");
     assert_eq!(members, [user("alice"), user("bob")]);
     assert_eq!(get(family, "general").await, None);
     assert_eq!(member(family, "general", "bob").await, None);
@@ -241,11 +243,22 @@ pub async fn deleted_rooms_stay_deleted(family: &Backends) {
     assert_eq!(none.expect("rooms"), []);
     let now = Timestamp::now();
     assert_not_found(directory.redeem_invite("code", &user("carol"), now).await);
-    assert_eq!(directory.unannounced(10).await.expect("announcements"), []);
-    assert_not_found(directory.delete_room(&general).await);
+    // Nothing but this is told of it any more, and that until somebody has.
+    let last = directory.unannounced(10).await.expect("announcements");
+    let deleted = EventBody::Room {
+        change: RoomChange::Deleted,
+        name: None,
+        topic: None,
+    };
+    assert_eq!(bodies(&last), [deleted]);
+    assert_eq!((&last[0].room, &last[0].from), (&general, &user("bob")));
+    assert_not_found(directory.delete_room(&general, &user("bob")).await);
     let again = new("general", RoomKind::Public, "alice");
     assert_conflict(directory.create_room(again.clone(), None).await);
+    family.log.append(last[0].clone()).await.expect("an end");
     family.log.forget(&general).await.expect("a forget");
+    directory.announced(&last).await.expect("an end");
+    assert_eq!(directory.unannounced(10).await.expect("announcements"), []);
     assert_conflict(directory.create_room(again, None).await);
 }
 
@@ -764,7 +777,7 @@ pub async fn many_change_at_once(family: &Backends) {
                 let appended = answered(&family.log, act("general", &name, text("hi"))).await;
                 appended.expect("an append");
                 let nowhere = room("nowhere");
-                assert_not_found(family.directory.delete_room(&nowhere).await);
+                assert_not_found(family.directory.delete_room(&nowhere, &user("alice")).await);
             })
         })
         .collect();

@@ -82,9 +82,9 @@ impl Directory for SqliteDirectory {
             .await
     }
 
-    async fn delete_room(&self, room: &RoomId) -> Result<Vec<UserId>> {
-        let room = room.clone();
-        self.change(move |connection| changes::delete_room(connection, &room))
+    async fn delete_room(&self, room: &RoomId, by: &UserId) -> Result<Vec<UserId>> {
+        let (room, by) = (room.clone(), by.clone());
+        self.change(move |connection| changes::delete_room(connection, &room, &by))
             .await
     }
 

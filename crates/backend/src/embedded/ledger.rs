@@ -51,22 +51,6 @@ impl Room {
     }
 }
 
-/// Forgets the rooms that were deleted from the directory, if a crash came before their logs were closed. For the
-/// start: later somebody may still have to be told, by a last event, that the room is gone.
-pub(super) fn finish_deletions(connection: &mut Connection) -> Result<()> {
-    let transaction = connection.transaction()?;
-    let rooms = transaction
-        .prepare("SELECT no FROM rooms WHERE state = 2 AND forgotten_n IS NULL")?
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<Vec<i64>>>()?;
-    let mut n = last_n(&transaction)?;
-    for room in rooms {
-        n += 1;
-        set_forgotten(&transaction, room, n)?;
-    }
-    Ok(transaction.commit()?)
-}
-
 /// The ordinal of the last change of the log.
 fn last_n(connection: &Connection) -> Result<i64> {
     let sql = "SELECT max(coalesce((SELECT max(n) FROM events), 0),

@@ -73,7 +73,9 @@ async fn two_processes_see_each_others_changes_within_a_second() {
         })
         .await;
     }
-    two.delete_room(&room("general")).await.unwrap();
+    two.delete_room(&room("general"), &user("alice"))
+        .await
+        .unwrap();
     soon("the end of the room", async || {
         one.room(&room("general")).await.unwrap().is_none()
     })
@@ -278,7 +280,7 @@ async fn a_thousand_enter_at_once_from_two_processes() {
     assert_eq!(one.members(&general, None, 2000).await.unwrap().len(), 1501);
 
     // The room is gone at once, its members follow.
-    let gone = one.delete_room(&general).await.unwrap();
+    let gone = one.delete_room(&general, &user("alice")).await.unwrap();
     assert_eq!(gone.len(), 1501);
     assert_eq!(member(&one, "user-7").await.unwrap(), None);
     assert!(one.members(&general, None, 10).await.unwrap().is_empty());

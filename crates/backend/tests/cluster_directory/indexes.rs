@@ -145,5 +145,5 @@ async fn use_all_of_it(directory: &dyn Directory) {
     let waiting = directory.unannounced(100).await.unwrap();
     assert_eq!(waiting.len(), 100);
     directory.announced(&waiting).await.unwrap();
-    directory.delete_room(&here).await.unwrap();
+    directory.delete_room(&here, &user("alice")).await.unwrap();
 }

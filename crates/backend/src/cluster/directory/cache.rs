@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::changes::again;
 use crate::{Error, Result};
 
 const SHARDS: usize = 16;
@@ -72,8 +71,6 @@ type Shard<K, V> = HashMap<K, Slot<V>>;
 
 pub(super) struct Cache<K, V> {
     shards: [Mutex<Shard<K, V>>; SHARDS],
-    /// How often something of the shard may have changed.
-    moments: [AtomicU64; SHARDS],
     hasher: RandomState,
     numbers: AtomicU64,
     shard_len_max: usize,
@@ -105,7 +102,6 @@ where
     pub fn new(len_max: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
-            moments: std::array::from_fn(|_| AtomicU64::new(0)),
             hasher: RandomState::new(),
             numbers: AtomicU64::new(0),
             shard_len_max: len_max.div_ceil(SHARDS),
@@ -142,38 +138,29 @@ where
 
     /// To be taken before something is read that is [`put`](Self::put) here.
     pub fn moment(&self, key: &K) -> u64 {
-        self.moment_of(key).load(Ordering::SeqCst)
+        self.slot(&mut self.shard(key), key).number
     }
 
     /// Keeps what was read since a moment, whatever others are reading now; unless it may have changed since.
     pub fn put(&self, key: &K, held: Held<V>, since: u64) {
         let mut shard = self.shard(key);
-        if self.moment(key) != since {
-            shard.remove(key);
-            return;
+        if let Some(slot) = shard.get_mut(key).filter(|slot| slot.number == since) {
+            *slot = Slot {
+                number: self.next_number(),
+                held: Some(held),
+                asking: None,
+            };
         }
-        if !shard.contains_key(key) {
-            self.make_room(&mut shard);
-        }
-        let slot = Slot {
-            number: self.next_number(),
-            held: Some(held),
-            asking: None,
-        };
-        shard.insert(key.clone(), slot);
     }
 
     /// Whatever is known of it may be wrong now.
     pub fn forget(&self, key: &K) {
-        let mut shard = self.shard(key);
-        self.moment_of(key).fetch_add(1, Ordering::SeqCst);
-        shard.remove(key);
+        self.shard(key).remove(key);
     }
 
     /// Changes what is known, if it is, to what is true now. What is being read at this moment is not kept.
     pub fn update(&self, key: &K, change: impl FnOnce(&mut V)) {
         let mut shard = self.shard(key);
-        self.moment_of(key).fetch_add(1, Ordering::SeqCst);
         if let Some(slot) = shard.get_mut(key) {
             slot.number = self.next_number();
             slot.asking = None;
@@ -189,14 +176,7 @@ where
     fn look(&self, key: &K) -> Look<V> {
         let now = Instant::now();
         let mut shard = self.shard(key);
-        if !shard.contains_key(key) {
-            self.make_room(&mut shard);
-        }
-        let slot = shard.entry(key.clone()).or_insert_with(|| Slot {
-            number: self.next_number(),
-            held: None,
-            asking: None,
-        });
+        let slot = self.slot(&mut shard, key);
         let held = slot.held.clone().filter(|held| now < held.good_until);
         // Whoever asked may have been stopped before there was an answer.
         let asking = slot.asking.as_ref();
@@ -221,6 +201,18 @@ where
                 }
             }
         }
+    }
+
+    /// The place of a key; an empty one if there was none.
+    fn slot<'a>(&self, shard: &'a mut Shard<K, V>, key: &K) -> &'a mut Slot<V> {
+        if !shard.contains_key(key) {
+            self.make_room(shard);
+        }
+        shard.entry(key.clone()).or_insert_with(|| Slot {
+            number: self.next_number(),
+            held: None,
+            asking: None,
+        })
     }
 
     /// Asks beside the callers.
@@ -286,17 +278,10 @@ where
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
-        self.shards[self.index(key)]
+        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        self.shards[index]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn moment_of(&self, key: &K) -> &AtomicU64 {
-        &self.moments[self.index(key)]
-    }
-
-    fn index(&self, key: &K) -> usize {
-        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 }
 
@@ -304,7 +289,7 @@ async fn answered<V: Clone>(mut waiting: watch::Receiver<Answer<V>>) -> Result<V
     let answer = waiting.wait_for(Option::is_some).await;
     match answer.ok().and_then(|answer| answer.clone()) {
         Some(Ok(held)) => Ok(held.value),
-        Some(Err(error)) => Err(again(&error)),
+        Some(Err(error)) => Err(Error::clone(&error)),
         None => Err(Error::unavailable("the directory is closed")),
     }
 }
@@ -375,6 +360,19 @@ mod tests {
             assert_eq!(cache.get(&1, |_| answer(3)).await.unwrap(), 2);
             cache.forget(&1);
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_found_is_kept_unless_it_changes_itself() {
+        let cache = cache();
+        let since = cache.moment(&1);
+        (2..100).for_each(|other| cache.forget(&other));
+        cache.put(&1, Held::read(7, Instant::now()), since);
+        assert_eq!(cache.get(&1, |_| answer(8)).await.unwrap(), 7);
+        let since = cache.moment(&1);
+        cache.forget(&1);
+        cache.put(&1, Held::read(9, Instant::now()), since);
+        assert_eq!(cache.get(&1, |_| answer(10)).await.unwrap(), 10);
     }
 
     #[tokio::test]

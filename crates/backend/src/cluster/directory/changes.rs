@@ -83,7 +83,7 @@ where
 
     fn answer(self: Box<Self>, error: Option<&Error>) {
         let answer = match (error, self.done) {
-            (Some(error), _) => Err(again(error)),
+            (Some(error), _) => Err(error.clone()),
             (None, Some(done)) => done,
             (None, None) => Err(Error::unavailable("the change was not made")),
         };
@@ -266,28 +266,4 @@ fn all<'a>(needs: impl Iterator<Item = &'a Needs>) -> Needs {
     all.codes.sort();
     all.codes.dedup();
     all
-}
-
-/// The same error for another caller.
-pub(super) fn again(error: &Error) -> Error {
-    match error {
-        Error::NotFound(text) => Error::NotFound(text.clone()),
-        Error::Conflict(text) => Error::Conflict(text.clone()),
-        Error::Refused(text) => Error::Refused(text.clone()),
-        Error::Corrupt(text) => Error::Corrupt(text.clone()),
-        Error::Unavailable {
-            message,
-            retry_after,
-        } => Error::Unavailable {
-            message: message.clone(),
-            retry_after: *retry_after,
-        },
-        Error::Overloaded {
-            message,
-            retry_after,
-        } => Error::Overloaded {
-            message: message.clone(),
-            retry_after: *retry_after,
-        },
-    }
 }

@@ -299,10 +299,11 @@ async fn write(
     }
     write_room(mongo, session, work.was.as_ref(), room).await?;
     if room.kind == Kind::Deleted {
-        return write_end(mongo, session, work.was.as_ref(), &room.id).await;
+        write_end(mongo, session, work.was.as_ref(), &room.id).await?;
+    } else {
+        write_members(mongo, session, work, &room.id).await?;
+        write_invites(mongo, session, work, &room.id).await?;
     }
-    write_members(mongo, session, work, &room.id).await?;
-    write_invites(mongo, session, work, &room.id).await?;
     if !work.announcements.is_empty() {
         mongo
             .collection::<AnnouncementDocument>(ANNOUNCEMENTS)

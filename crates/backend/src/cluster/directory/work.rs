@@ -188,8 +188,16 @@ impl Work {
         self.changed(told, self.value()?)
     }
 
-    /// Leaves nothing of the room but its id.
-    pub fn delete(&mut self) -> Result<Vec<UserId>> {
+    /// Leaves nothing of the room but its id, and its last event to be announced.
+    pub fn delete(&mut self, by: &UserId) -> Result<Vec<UserId>> {
+        let last = EventBody::Room {
+            change: RoomChange::Deleted,
+            name: None,
+            topic: None,
+        };
+        self.open()?;
+        self.announcements.clear();
+        self.announce(by, last)?;
         let room = self.open()?;
         room.kind = Kind::Deleted;
         room.name.clear();

@@ -53,16 +53,16 @@ end
 -- args: generation, backlog, then per event: from, id, time of the id (empty when it tells none), target (empty when there
 --       is none), what it is (d: a delete, t: needs a target that lives, l: that was looked at, n: neither), the time at which
 --       this function asked for a look-up that did not find the id (empty without one), body
--- answers: {stale} {cold} {gone} or {ok, pods, fence, persisted, {code, seq, prev, at}...}, code: new, known, pending,
---          conflict, ask (with the time in the place of seq), ahead, target, deleted, full
+-- answers: {stale} {cold} {gone} or {ok, pods, fence, persisted, {code, seq, prev, at}...}, code: new, known, pending
+--          (known, and not everything up to it is safe), conflict, ask (with the time in the place of seq), ahead, target, deleted, full
 local function append(keys, args)
   if redis.call('GET', keys[1]) ~= args[1] then return { 'stale' } end
   local head, log, pending, ids, idq, gone, pods =
     keys[2], keys[3], keys[4], keys[5], keys[6], keys[7], keys[8]
-  local h = redis.call('HMGET', head, 'gen', 'seq', 'at', 'persisted', 'base', 'fence', 'fence_at', 'forgotten')
+  local h = redis.call('HMGET', head, 'gen', 'seq', 'at', 'persisted', 'base', 'fence', 'fence_at', 'forgotten', 'safe')
   if h[1] ~= args[1] then return { 'cold' } end
   if h[8] then return { 'gone' } end
-  local seq, persisted, base = tonumber(h[2]), tonumber(h[4]), tonumber(h[5])
+  local seq, persisted, base, safe = tonumber(h[2]), tonumber(h[4]), tonumber(h[5]), tonumber(h[9])
   local fence, fence_at = tonumber(h[6] or '0'), tonumber(h[7] or '0')
   local backlog = tonumber(args[2])
   local now = now_ms()
@@ -81,8 +81,7 @@ local function append(keys, args)
       if digest ~= redis.sha1hex(body) then
         answer = { 'conflict' }
       else
-        local waits = redis.call('ZSCORE', pending, s)
-        answer = { waits and 'pending' or 'known', tonumber(s), tonumber(p), tonumber(a) }
+        answer = { tonumber(s) > safe and 'pending' or 'known', tonumber(s), tonumber(p), tonumber(a) }
       end
     elseif id_ms and id_ms > now + AHEAD_MAX_MS then
       answer = { 'ahead' }

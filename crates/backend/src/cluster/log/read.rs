@@ -216,9 +216,7 @@ impl Core {
         if events.len() < limit {
             let is_whole = end >= here.base || here.fence > here.base;
             if stored.ends_at_a_hole || !is_whole {
-                return Err(Error::unavailable(
-                    "mongodb: the primary does not have yet what was stored",
-                ));
+                return Err(not_yet());
             }
             let room_left = limit - events.len();
             events.extend(here.events.into_iter().take(room_left));
@@ -309,27 +307,25 @@ impl Core {
         };
         let Some(here) = here else {
             let tail = self.stored_tail(room, Seq::MAX.get()).await?;
-            return Ok((tail, self.stored_before(room, before, limit).await?));
+            return self.stored_end(room, tail, before, limit).await;
         };
         let mut tail = self.tail_of(room, &here).await?;
         if tail.head < here.safe {
             // The fence is not stored yet: nothing from it on can be shown.
-            let events = self
-                .stored_before(room, before.min(here.fence), limit)
-                .await?;
-            return Ok((tail, events));
+            let before = before.min(here.fence);
+            return self.stored_end(room, tail, before, limit).await;
         }
         tail.head = here.safe;
         let mut events = here.events;
         events.reverse();
         if events.len() < limit && here.base > 0 && before > 1 {
             let upto = before.min(here.base + 1);
-            let mut older = self.stored_before(room, upto, limit - events.len()).await?;
+            let stored = self.stored_before(room, upto, limit - events.len()).await?;
+            let mut older = stored.events;
             let end = older.last().map_or(0, |event| event.seq.get());
-            if upto > here.base && end < here.base && here.fence <= here.base {
-                return Err(Error::unavailable(
-                    "mongodb: the primary does not have yet what was stored",
-                ));
+            let lacks_the_end = upto > here.base && end < here.base && here.fence <= here.base;
+            if lacks_the_end || stored.ends_at_a_hole {
+                return Err(not_yet());
             }
             older.append(&mut events);
             events = older;
@@ -346,7 +342,7 @@ impl Core {
         limit: usize,
     ) -> Result<(Tail, Vec<Arc<Event>>)> {
         let tail = self.stored_tail(room, Seq::MAX.get()).await?;
-        let events = self.stored_before(room, before, limit).await?;
+        let (tail, events) = self.stored_end(room, tail, before, limit).await?;
         let end = events.last().map_or(0, |event| event.seq.get());
         if before < Seq::MAX.get() && tail.head < before && end + 1 < before {
             return Err(Error::unavailable(
@@ -356,40 +352,65 @@ impl Core {
         Ok((tail, events))
     }
 
-    /// The last events of MongoDB before a place, holes before a stored fence shown as voids.
-    async fn stored_before(
+    /// The last events of MongoDB before a place, and the end of what is whole: an event may be stored while one before it
+    /// is not.
+    async fn stored_end(
         &self,
         room: &RoomId,
+        mut tail: Tail,
         before: u64,
         limit: usize,
-    ) -> Result<Vec<Arc<Event>>> {
+    ) -> Result<(Tail, Vec<Arc<Event>>)> {
+        let stored = self.stored_before(room, before, limit).await?;
+        if stored.ends_at_a_hole {
+            if before <= tail.head {
+                return Err(not_yet());
+            }
+            tail.head = stored.events.last().map_or(0, |event| event.seq.get());
+        }
+        Ok((tail, stored.events))
+    }
+
+    /// The last events of MongoDB before a place, holes before a stored fence shown as voids.
+    async fn stored_before(&self, room: &RoomId, before: u64, limit: usize) -> Result<Stored> {
         let mut closed = 0;
         loop {
-            let found = self.store.before(room, place(before)?, limit).await?;
-            let mut run = Run::new(None, closed, usize::MAX);
+            let mut found = self.store.before(room, place(before)?, limit).await?;
+            let begin = (found.len() < limit).then_some(0);
+            let end = found.last().map_or(0, |event| event.seq.get());
+            if end + 1 < before && before < Seq::MAX.get() {
+                // What is between them is known from the event behind.
+                found.extend(self.store.after(room, place(before - 1)?, 1).await?);
+            }
+            let mut run = Run::new(begin, closed, usize::MAX);
             for event in found {
                 if !run.take(event)? {
                     break;
                 }
             }
             if self.knows_no_later_fence(room, &run, &mut closed).await? {
+                run.events.retain(|event| event.seq.get() < before);
                 let excess = run.events.len().saturating_sub(limit);
                 run.events.drain(..excess);
-                return Ok(run.events);
+                return Ok(Stored {
+                    ends_at_a_hole: run.ends_at_a_hole,
+                    events: run.events,
+                });
             }
         }
     }
 
     pub(super) async fn head(&self, room: &RoomId) -> Result<Seq> {
         let head = match self.fetch(room, 0, 0, 0).await {
-            Ok(Fetched::Gone) => 0,
+            Ok(Fetched::Gone) => return Ok(Seq::ZERO),
             Ok(Fetched::Here(here)) => self.tail_of(room, &here).await?.head,
             Ok(Fetched::Cold) | Err(Error::Unavailable { .. }) => {
                 self.stored_tail(room, Seq::MAX.get()).await?.head
             }
             Err(error) => return Err(error),
         };
-        place(head)
+        // What this process has shown is there, whoever does not know it yet.
+        place(head.max(self.sequencer.told(room, head)))
     }
 
     /// The head, for whoever believes to have seen more: never below what anybody was shown. A room that Redis does not have
@@ -401,7 +422,7 @@ impl Core {
             match self.fetch(room, 0, 0, 0).await? {
                 Fetched::Gone => return Ok(Seq::ZERO),
                 Fetched::Here(here) if !self.is_closing(room, &here).await? => {
-                    return place(here.safe);
+                    return place(here.safe.max(self.sequencer.told(room, here.safe)));
                 }
                 Fetched::Here(_) => {}
                 Fetched::Cold => {
@@ -564,6 +585,10 @@ impl Run {
         self.end = Some(seq);
         Ok(true)
     }
+}
+
+fn not_yet() -> Error {
+    Error::unavailable("mongodb: the primary does not have yet what was stored")
 }
 
 /// The numbers in (end, prev], which hold nothing.

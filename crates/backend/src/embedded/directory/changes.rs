@@ -300,8 +300,13 @@ pub(super) fn patch_room(
     Ok(work.done(|room| room))
 }
 
-pub(super) fn delete_room(connection: &Connection, id: &RoomId) -> Result<Done<Vec<UserId>>> {
-    let Work { no, .. } = Work::on(connection, id)?;
+pub(super) fn delete_room(
+    connection: &Connection,
+    id: &RoomId,
+    by: &UserId,
+) -> Result<Done<Vec<UserId>>> {
+    let mut work = Work::on(connection, id)?;
+    let no = work.no;
     let most = usize::try_from(MEMBERS_MAX).unwrap_or(usize::MAX);
     let members = queries::members(connection, no, None, most)?;
     for sql in [
@@ -313,6 +318,12 @@ pub(super) fn delete_room(connection: &Connection, id: &RoomId) -> Result<Done<V
     ] {
         connection.prepare_cached(sql)?.execute([no])?;
     }
+    let last = EventBody::Room {
+        change: RoomChange::Deleted,
+        name: None,
+        topic: None,
+    };
+    work.announce(by, last)?;
     Ok(Done {
         value: members.into_iter().map(|member| member.user).collect(),
         touched: vec![Touched::Gone(id.clone())],
