@@ -133,12 +133,14 @@ impl Pod {
     }
 
     /// What follows `position`, from the ring or the log. Readers who want the same page wait for one read. An empty
-    /// piece says that there was nothing more when it was read.
+    /// piece says that the log had nothing more when it was read.
     ///
     /// # Errors
     /// Those of the log.
     pub async fn page(&self, room: &RoomId, position: u64, limit: usize) -> Result<Piece> {
-        if let Some(piece) = self.recent(room, position, limit) {
+        if let Some(piece) = self.recent(room, position, limit)
+            && piece.frames > 0
+        {
             return Ok(piece);
         }
         let key = (room.clone(), position);

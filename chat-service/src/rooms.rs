@@ -86,8 +86,7 @@ impl Rooms {
             Some((room, Some(member))) => Ok((room, member)),
             Some((room, None)) if self.open_mode && room.kind == RoomKind::Public => {
                 self.spend(user)?;
-                let joined = self.add(user, room.id.clone(), user).await?;
-                Ok((room, joined.value))
+                self.join(user, &room.id).await
             }
             None if self.open_mode && !room.is_generated() => {
                 self.spend(user)?;
@@ -149,14 +148,17 @@ impl Rooms {
         match self.make(new, None).await {
             Ok(made) => self.member(user, &made.value.id).await,
             // Taken a moment ago, or deleted once. Only public rooms have names that somebody chose.
-            Err(refusal) if refusal.code == ErrorCode::Conflict => {
-                let joined = self.add(user, id.clone(), user).await?;
-                match self.look(user, id).await? {
-                    Some((room, _)) => Ok((room, joined.value)),
-                    None => Err(backend::Error::unavailable("the room was just made").into()),
-                }
-            }
+            Err(refusal) if refusal.code == ErrorCode::Conflict => self.join(user, id).await,
             Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Joins a public room. What was joined is told by the directory's change: a look may be a moment old.
+    async fn join(&self, user: &UserId, id: &RoomId) -> Result<(Room, Member), Refusal> {
+        let joined = self.add(user, id.clone(), user).await?;
+        match self.look(user, id).await? {
+            Some((room, _)) => Ok((room, joined.value)),
+            None => Err(backend::Error::unavailable("the room was made a moment ago").into()),
         }
     }
 

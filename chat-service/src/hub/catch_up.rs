@@ -18,10 +18,14 @@ impl Hub {
                 }
                 let position = subscription.position;
                 let recent = self.process.pod.recent(&room.id, position, CATCH_UP_BYTES);
-                // Looked at after the events: a membership ends before anything that its owner must not see is written.
-                match recent
-                    .filter(|piece| piece.frames == 0 || self.is_member(connection, &room.id))
-                {
+                let recent = recent.filter(|piece| match piece.frames {
+                    // The ring may know less than whoever told the head.
+                    0 => position >= room.head,
+                    // Looked at after the events: a membership ends before anything that its owner must not see is
+                    // written.
+                    _ => self.is_member(connection, &room.id),
+                });
+                match recent {
                     Some(piece) => {
                         if !self.take_piece(tables, connection, key, at, piece) {
                             break;
@@ -93,10 +97,11 @@ impl Hub {
         position: u64,
     ) {
         let page = self.page_for_member(&connection, &room, position).await;
-        if page
-            .as_ref()
-            .is_err_and(|refusal| refusal.code != ErrorCode::NotFound)
-        {
+        let is_in_vain = match &page {
+            Ok(piece) => piece.frames == 0 && self.has_more(key, &room, position),
+            Err(refusal) => refusal.code != ErrorCode::NotFound,
+        };
+        if is_in_vain {
             tokio::time::sleep(READ_AGAIN).await;
         }
         let mut tables = self.tables.borrow_mut();
@@ -124,6 +129,13 @@ impl Hub {
         mark(&mut tables.dirty, &connection);
         drop(tables);
         self.mailbox.wake();
+    }
+
+    /// Whether it was told that a room has events after a position.
+    fn has_more(&self, key: usize, room: &RoomId, position: u64) -> bool {
+        let tables = self.tables.borrow();
+        let held = tables.rooms.get(key).filter(|held| held.id == *room);
+        held.is_some_and(|held| position < held.head)
     }
 
     /// A page, for somebody who was a member when it had been read.

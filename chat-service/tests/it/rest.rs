@@ -39,12 +39,21 @@ impl Server {
 
     /// A server whose history is answered by somebody; `who` is given what it would be read from.
     async fn start_with(who: impl FnOnce(&Backends) -> History) -> Self {
+        Self::start_over(|_| {}, who).await
+    }
+
+    /// A server over backends of which some were replaced.
+    async fn start_over(
+        replace: impl FnOnce(&mut Backends),
+        who: impl FnOnce(&Backends) -> History,
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let backends = backend::open(backend::Config::Embedded {
+        let mut backends = backend::open(backend::Config::Embedded {
             data_dir: data.path().to_owned(),
         })
         .await
         .unwrap();
+        replace(&mut backends);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();

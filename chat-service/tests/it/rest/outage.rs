@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backend::log::{Append, Appended, Page, Way};
-use backend::{Error, Log, Result};
+use backend::{Backends, Error, Log, Result};
+use chat_service::History;
 use chat_service::rooms::Rooms;
-use protocol::{Event, MessageId, Role, RoomId, Seq, Timestamp, UserId};
+use protocol::{Event, EventBody, MessageId, Role, RoomId, Seq, ServerFrame, Timestamp, UserId};
+use serde_json::json;
 
 use super::Server;
+use super::sockets::Online;
 
-/// A log whose appends can be cut off.
+/// A log whose appends can be cut off, or whose head is one that nobody can read yet.
 struct Cuttable {
     log: Arc<dyn Log>,
     cut: Arc<AtomicBool>,
+    ahead: u64,
 }
 
 #[async_trait]
@@ -33,7 +37,8 @@ impl Log for Cuttable {
         self.log.read_before(room, before, limit).await
     }
     async fn head(&self, room: &RoomId) -> Result<Seq> {
-        self.log.head(room).await
+        let head = self.log.head(room).await?;
+        Ok(Seq::new(head.get() + self.ahead).unwrap())
     }
     async fn related(&self, room: &RoomId, targets: &[Seq]) -> Result<Vec<Arc<Event>>> {
         self.log.related(room, targets).await
@@ -75,6 +80,7 @@ async fn changes_hold_and_are_announced_once_the_log_is_back() {
     backends.log = Arc::new(Cuttable {
         log: Arc::clone(&server.backends.log),
         cut: Arc::clone(&cut),
+        ahead: 0,
     });
     let rooms = Rooms::new(backends, true);
     let before = server.log(&room).await;
@@ -112,6 +118,7 @@ async fn what_a_crash_left_is_announced_even_if_the_log_is_away_at_the_start() {
     backends.log = Arc::new(Cuttable {
         log: Arc::clone(&server.backends.log),
         cut: Arc::clone(&cut),
+        ahead: 0,
     });
     Rooms::new(backends, true).announce_leftovers().await;
     assert_eq!(directory.unannounced(10).await.unwrap().len(), 1);
@@ -133,6 +140,7 @@ async fn a_room_is_deleted_at_once_and_its_log_when_it_can_be() {
     backends.log = Arc::new(Cuttable {
         log: Arc::clone(&server.backends.log),
         cut: Arc::clone(&cut),
+        ahead: 0,
     });
     let rooms = Rooms::new(backends, true);
     rooms.delete(&owner, &id).await.unwrap();
@@ -159,5 +167,49 @@ async fn a_deletion_is_finished_by_whoever_starts_after_a_crash_in_its_middle() 
     rooms.announce_leftovers().await;
     eventually(async || directory.unannounced(10).await.unwrap().is_empty()).await;
     assert!(server.log(&room).await.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_cannot_be_read_yet_holds_nobody_up() {
+    let ahead = |backends: &mut Backends| {
+        backends.log = Arc::new(Cuttable {
+            log: Arc::clone(&backends.log),
+            cut: Arc::default(),
+            ahead: 10,
+        });
+    };
+    let server = Server::start_over(ahead, |_| History::Here).await;
+    let room = server.room("alice", "public").await;
+    let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
+    let say = async |text: &str| {
+        let path = format!("{room}/messages");
+        let said = server
+            .post(
+                "alice",
+                &path,
+                json!({ "id": MessageId::generate(), "text": text }),
+            )
+            .await;
+        said.expect(201);
+    };
+    say("first").await;
+    let mut reader = Online::connect(&server, "alice").await;
+    reader.subscribe_after(&id, Some(Seq::ZERO)).await;
+    let is = |text: &'static str| {
+        move |frame: &ServerFrame| match frame {
+            ServerFrame::Event(event) => {
+                matches!(&event.body, EventBody::Message { text: said, .. } if said == text)
+            }
+            _ => false,
+        }
+    };
+    reader.until(is("first")).await;
+    // The only worker goes on.
+    for text in ["second", "third"] {
+        say(text).await;
+        reader.until(is(text)).await;
+    }
+    reader.0.close().await;
     server.stop().await;
 }

@@ -12,10 +12,10 @@ use serde_json::json;
 use super::{Server, id};
 
 /// A user at a socket.
-struct Online(Socket);
+pub(super) struct Online(pub(super) Socket);
 
 impl Online {
-    async fn connect(server: &Server, user: &str) -> Self {
+    pub(super) async fn connect(server: &Server, user: &str) -> Self {
         let url = format!("ws://{}/v1/ws?id={user}", server.addr);
         let mut online = Self(Socket::open(&url).await.unwrap());
         online
@@ -25,9 +25,17 @@ impl Online {
     }
 
     async fn subscribe(&mut self, room: &RoomId) -> ServerFrame {
+        self.subscribe_after(room, None).await
+    }
+
+    pub(super) async fn subscribe_after(
+        &mut self,
+        room: &RoomId,
+        after: Option<Seq>,
+    ) -> ServerFrame {
         let rooms = vec![SubscribeRoom {
             room: room.clone(),
-            after: None,
+            after,
         }];
         let subscribe = Subscribe {
             reference: Some("s".to_owned()),
@@ -44,7 +52,7 @@ impl Online {
     }
 
     /// Frames up to the first that fits, that one included.
-    async fn until(&mut self, fits: impl Fn(&ServerFrame) -> bool) -> Vec<ServerFrame> {
+    pub(super) async fn until(&mut self, fits: impl Fn(&ServerFrame) -> bool) -> Vec<ServerFrame> {
         let mut seen = Vec::new();
         let wait = async {
             loop {

@@ -191,15 +191,15 @@ impl Shared {
         }
     }
 
-    /// Tells Redis that a change is about to be committed. From here on it does not vouch for what somebody must no
-    /// longer do.
+    /// Tells Redis that a change is about to be committed. From here on it does not vouch for what begins or ends with it:
+    /// a room, a membership. What else is known of a room may be a moment old.
     ///
     /// # Errors
     /// When Redis cannot be told; then the change must not be made.
     pub async fn begin(&self, room: &RoomId, work: &Work) -> Result<Begun> {
         let (mut strict, mut others) = (Vec::new(), Vec::new());
         let now = work.room.clone().and_then(RoomDocument::room);
-        let list = if now.is_none() {
+        let list = if now.is_none() || work.was.is_none() {
             &mut strict
         } else {
             &mut others
@@ -211,13 +211,7 @@ impl Shared {
                 .zip(is)
                 .is_some_and(|(was, is)| was.joined_at == is.joined_at);
             let value = Written::of(&member, !stays)?;
-            // Somebody who comes in may wait for a moment; who leaves must not.
-            let list = if was.is_some() {
-                &mut strict
-            } else {
-                &mut others
-            };
-            list.push((self.member_key(room, user), value));
+            strict.push((self.member_key(room, user), value));
         }
         let strict_len = strict.len().to_string();
         let (keys, values) = strict.into_iter().chain(others).unzip();
