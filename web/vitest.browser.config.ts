@@ -8,5 +8,7 @@ export default defineConfig({
     fileParallelism: false,
     testTimeout: 90_000,
     hookTimeout: 60_000,
+    // What is waited for comes at once on a machine that does nothing else.
+    expect: { poll: { timeout: 10_000 } },
   },
 });
