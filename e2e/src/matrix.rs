@@ -239,7 +239,8 @@ async fn session(
         per_sec: options.per_sec,
         ..Plan::new(seed, format!("s{seed:x}"))
     };
-    let begun = Instant::now();
+    let mut begun = Instant::now();
+    let mut lap = || std::mem::replace(&mut begun, Instant::now()).elapsed();
     let mut took = Took::default();
     let mut system = match servers {
         None if on_small_disk(fault) => {
@@ -253,12 +254,12 @@ async fn session(
         }
     };
     let mut workload = Workload::start(&plan, system.pods())?;
-    took.start = begun.elapsed();
+    took.start = lap();
     let (faults, trouble) = inject(family, fault, seed, runs, &mut system, &mut workload).await?;
-    took.faults = begun.elapsed() - took.start;
+    took.faults = lap();
     let injected = faults.len() as u32;
     let (mut history, ended) = workload.finish(faults).await;
-    took.clients = begun.elapsed() - took.start - took.faults;
+    took.clients = lap();
     let mut failures: Vec<String> = trouble.into_iter().collect();
     let mut verdict = Verdict::default();
     match ended {
@@ -271,7 +272,7 @@ async fn session(
     }
     failures.extend(system.crashed()?);
     system.end().await?;
-    took.stored = begun.elapsed() - took.start - took.faults - took.clients;
+    took.stored = lap();
     let mut session = Session {
         family,
         fault: fault.to_owned(),

@@ -71,17 +71,19 @@ impl Announcer {
             return Ok(());
         }
         let up_to = self.asked.load(Ordering::SeqCst);
-        while self.announce_batch().await? == BATCH {}
+        while self.announce_batch().await? {}
         *done = up_to;
         Ok(())
     }
 
-    async fn announce_batch(self: &Arc<Self>) -> backend::Result<usize> {
+    /// Answers whether there may be more to do now.
+    async fn announce_batch(self: &Arc<Self>) -> backend::Result<bool> {
         let Backends { directory, log, .. } = &self.backends;
         let batch = directory.unannounced(BATCH).await?;
         if batch.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
+        let is_full = batch.len() == BATCH;
         // The log keeps the order of calls that are first polled in that order, which is what this does.
         let results = join_all(batch.iter().map(|append| log.append(append.clone()))).await;
         let mut settled = Vec::with_capacity(batch.len());
@@ -106,16 +108,21 @@ impl Announcer {
         }
         let (ends, settled): (Vec<_>, Vec<_>) = settled.into_iter().partition(is_end);
         directory.announced(&settled).await?;
+        let mut progress = settled.len();
         for end in ends {
-            self.clone().close(end);
+            progress += usize::from(self.clone().close(end));
         }
-        trouble.map_or(Ok(settled.len()), Err)
+        if is_full && progress == 0 {
+            // Others wait behind logs that are being closed.
+            self.clone().settle_later();
+        }
+        trouble.map_or(Ok(is_full && progress > 0), Err)
     }
 
-    /// Closes the log of a deleted room beside everything else: it may be long.
-    fn close(self: Arc<Self>, end: Append) {
+    /// Closes the log of a deleted room beside everything else: it may be long. `false` when that is under way.
+    fn close(self: Arc<Self>, end: Append) -> bool {
         if !self.closing().insert(end.room.clone()) {
-            return;
+            return false;
         }
         tokio::spawn(async move {
             let Backends { directory, log, .. } = &self.backends;
@@ -130,6 +137,7 @@ impl Announcer {
                 self.settle_later();
             }
         });
+        true
     }
 
     fn closing(&self) -> MutexGuard<'_, HashSet<RoomId>> {
@@ -157,8 +165,11 @@ impl Announcer {
 
 /// Whether it is the last event of a room.
 fn is_end(append: &Append) -> bool {
-    let EventBody::Room { change, .. } = &append.body else {
-        return false;
-    };
-    *change == RoomChange::Deleted
+    matches!(
+        append.body,
+        EventBody::Room {
+            change: RoomChange::Deleted,
+            ..
+        }
+    )
 }

@@ -57,6 +57,18 @@ impl Log for Cuttable {
     }
 }
 
+/// The backends of a server with a log that is cut off.
+fn cut_off(server: &Server) -> (Backends, Arc<AtomicBool>) {
+    let cut = Arc::new(AtomicBool::new(true));
+    let mut backends = server.backends.clone();
+    backends.log = Arc::new(Cuttable {
+        log: Arc::clone(&server.backends.log),
+        cut: Arc::clone(&cut),
+        ahead: 0,
+    });
+    (backends, cut)
+}
+
 /// Waits, for ten seconds at most, until something holds.
 async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     let wait = async {
@@ -75,13 +87,7 @@ async fn changes_hold_and_are_announced_once_the_log_is_back() {
     let room = server.room_of_three("private").await;
     let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
     let user = |name: &str| UserId::parse(name).unwrap();
-    let cut = Arc::new(AtomicBool::new(true));
-    let mut backends = server.backends.clone();
-    backends.log = Arc::new(Cuttable {
-        log: Arc::clone(&server.backends.log),
-        cut: Arc::clone(&cut),
-        ahead: 0,
-    });
+    let (backends, cut) = cut_off(&server);
     let rooms = Rooms::new(backends, true);
     let before = server.log(&room).await;
 
@@ -113,13 +119,7 @@ async fn what_a_crash_left_is_announced_even_if_the_log_is_away_at_the_start() {
     let directory = &server.backends.directory;
     let joined = directory.put_member(&id, &bob, Role::Member, &bob).await;
     joined.unwrap();
-    let cut = Arc::new(AtomicBool::new(true));
-    let mut backends = server.backends.clone();
-    backends.log = Arc::new(Cuttable {
-        log: Arc::clone(&server.backends.log),
-        cut: Arc::clone(&cut),
-        ahead: 0,
-    });
+    let (backends, cut) = cut_off(&server);
     Rooms::new(backends, true).announce_leftovers().await;
     assert_eq!(directory.unannounced(10).await.unwrap().len(), 1);
     cut.store(false, Ordering::SeqCst);
@@ -135,13 +135,7 @@ async fn a_room_is_deleted_at_once_and_its_log_when_it_can_be() {
     let room = server.room_of_three("private").await;
     let id = RoomId::parse(room.rsplit('/').next().unwrap()).unwrap();
     let owner = UserId::parse("owner").unwrap();
-    let cut = Arc::new(AtomicBool::new(true));
-    let mut backends = server.backends.clone();
-    backends.log = Arc::new(Cuttable {
-        log: Arc::clone(&server.backends.log),
-        cut: Arc::clone(&cut),
-        ahead: 0,
-    });
+    let (backends, cut) = cut_off(&server);
     let rooms = Rooms::new(backends, true);
     rooms.delete(&owner, &id).await.unwrap();
     assert!(rooms.member(&owner, &id).await.is_err());
@@ -167,6 +161,31 @@ async fn a_deletion_is_finished_by_whoever_starts_after_a_crash_in_its_middle() 
     rooms.announce_leftovers().await;
     eventually(async || directory.unannounced(10).await.unwrap().is_empty()).await;
     assert!(server.log(&room).await.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_holds_up_nothing_that_waits_behind_it() {
+    let server = Server::start().await;
+    let (deleted, room) = (
+        server.room("owner", "public").await,
+        server.room("owner", "public").await,
+    );
+    let id = |path: &str| RoomId::parse(path.rsplit('/').next().unwrap()).unwrap();
+    let owner = UserId::parse("owner").unwrap();
+    let directory = &server.backends.directory;
+    directory.delete_room(&id(&deleted), &owner).await.unwrap();
+    // More than are announced at once.
+    for n in 0..300 {
+        let user = UserId::parse(&format!("user-{n}")).unwrap();
+        let room = id(&room);
+        let joined = directory.put_member(&room, &user, Role::Member, &user);
+        joined.await.unwrap();
+    }
+    let rooms = Rooms::new(server.backends.clone(), true);
+    rooms.announce_leftovers().await;
+    eventually(async || directory.unannounced(10).await.unwrap().is_empty()).await;
+    assert_eq!(server.log(&room).await.last().unwrap(), "user-299 joined");
     server.stop().await;
 }
 
