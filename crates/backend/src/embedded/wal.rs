@@ -9,8 +9,8 @@ use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
@@ -28,7 +28,7 @@ const COPY_FROM: u32 = 1000;
 const REST_MAX: u32 = 200;
 /// Times the thread tries to catch up with the writer.
 const PASSES_MAX: usize = 4;
-/// Beyond this the thread does not keep up, and the writer copies however much there is.
+/// Beyond this the thread does not keep up: the writer waits for it and copies however much there is.
 const PAGES_MAX: u32 = 6000;
 
 fn file(database: &Path) -> PathBuf {
@@ -87,6 +87,8 @@ struct State {
     asked: AtomicBool,
     /// The rest is the writer's.
     rest: AtomicBool,
+    /// Held during a pass of the thread.
+    passing: Mutex<()>,
     stopped: AtomicBool,
 }
 
@@ -131,8 +133,13 @@ impl Copier {
 
     /// Copies what the thread left, so that the next commit begins the log anew. Between two transactions.
     pub fn finish(&self, connection: &Connection) -> Result<()> {
-        let is_left = self.shared.rest.swap(false, Ordering::AcqRel);
-        if is_left || self.shared.pages.load(Ordering::Relaxed) > PAGES_MAX {
+        let shared = &self.shared;
+        let is_left = shared.rest.swap(false, Ordering::AcqRel);
+        if shared.pages.load(Ordering::Relaxed) > PAGES_MAX {
+            // SQLite lets nobody wait for another's pass: it would say busy, and the log would grow on.
+            let _passing = shared.passing.lock();
+            pass(connection)?;
+        } else if is_left {
             pass(connection)?;
         }
         Ok(())
@@ -154,7 +161,7 @@ impl State {
     fn run(&self, database: &Path) {
         while !self.stopped.load(Ordering::Acquire) {
             if self.asked.swap(false, Ordering::AcqRel) {
-                match copy(database, &self.pages) {
+                match self.copy(database) {
                     Ok(()) => self.rest.store(true, Ordering::Release),
                     Err(error) => {
                         tracing::debug!(%error, "the log was not copied; it will be tried again");
@@ -165,17 +172,19 @@ impl State {
             }
         }
     }
-}
 
-fn copy(database: &Path, pages: &AtomicU32) -> Result<()> {
-    let connection = schema::copier(database)?;
-    for _ in 0..PASSES_MAX {
-        let copied = pass(&connection)?;
-        if pages.load(Ordering::Relaxed).saturating_sub(copied) <= REST_MAX {
-            break;
+    fn copy(&self, database: &Path) -> Result<()> {
+        let connection = schema::copier(database)?;
+        for _ in 0..PASSES_MAX {
+            let passing = self.passing.lock();
+            let copied = pass(&connection)?;
+            drop(passing);
+            if self.pages.load(Ordering::Relaxed).saturating_sub(copied) <= REST_MAX {
+                break;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Copies all pages that no reader still needs in the log; how many of the log's are copied by now.
