@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use client::Address;
 use e2e::fault::{self, Family};
 use e2e::history::History;
@@ -14,6 +14,7 @@ use e2e::matrix;
 use e2e::system::{Programs, Servers};
 use e2e::workload::Plan;
 use e2e::{judge, watch};
+use testbed::Generation;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Many senders and readers, faults, and a judge that compares what was acknowledged, what was shown and what is kept.
@@ -24,6 +25,25 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Broker {
+    /// The one of this machine.
+    #[default]
+    Installed,
+    /// The 4.0 of Debian 13, as `scripts/setup test` unpacks it.
+    #[value(name = "4")]
+    V4,
+}
+
+impl From<Broker> for Generation {
+    fn from(broker: Broker) -> Self {
+        match broker {
+            Broker::Installed => Self::Installed,
+            Broker::V4 => Self::V4,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -48,6 +68,9 @@ enum Command {
         /// New messages and other acts per second.
         #[arg(long, default_value_t = 100.0)]
         rate: f64,
+        /// Which RabbitMQ a cluster has.
+        #[arg(long, value_enum, default_value_t)]
+        rabbitmq: Broker,
         /// Where our programs are; beside this one when not given.
         #[arg(long)]
         programs: Option<PathBuf>,
@@ -130,6 +153,7 @@ async fn run(command: Command) -> Result<bool> {
             faults,
             runs,
             rate,
+            rabbitmq,
             programs,
             folder,
             keep,
@@ -139,9 +163,10 @@ async fn run(command: Command) -> Result<bool> {
                 programs: programs.map_or_else(Programs::beside_this, |at| Ok(Programs::of(at)))?,
                 seed,
                 budget: Duration::from_secs(seconds),
-                faults: possible(family, named(family, &faults)?)?,
+                faults: possible(family, named(family, &faults)?, rabbitmq.into())?,
                 runs,
                 per_sec: rate,
+                rabbitmq: rabbitmq.into(),
                 folder: absolute(folder)?,
                 keep,
             };
@@ -236,9 +261,10 @@ fn named(family: Option<Family>, names: &[String]) -> Result<Vec<(Family, String
 fn possible(
     family: Option<Family>,
     mut faults: Vec<(Family, String)>,
+    rabbitmq: Generation,
 ) -> Result<Vec<(Family, String)>> {
     if family != Some(Family::Cluster)
-        && let Some(missing) = Servers::missing()
+        && let Some(missing) = Servers::missing(rabbitmq)
     {
         let all = faults.len();
         faults.retain(|(family, _)| *family != Family::Cluster);

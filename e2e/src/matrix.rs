@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rand::RngExt;
+use testbed::Generation;
 use tokio::time::{Instant, sleep};
 
 use crate::fault::{Family, Fault, mongo_path, on_small_disk};
@@ -40,6 +41,8 @@ pub struct Options {
     pub runs: u32,
     /// New acts per second.
     pub per_sec: f64,
+    /// Which RabbitMQ a cluster has.
+    pub rabbitmq: Generation,
     /// Where sessions with violations are kept.
     pub folder: PathBuf,
     /// Keep the others too.
@@ -162,11 +165,13 @@ async fn hold(
         (Family::Cluster, _) if on_small_disk(fault) => {
             // For this session alone.
             let disk = options.folder.join("disk");
-            Some(Arc::new(Servers::start_on_small_disk(&disk).await?))
+            Some(Arc::new(
+                Servers::start_on_small_disk(&disk, options.rabbitmq).await?,
+            ))
         }
         (Family::Cluster, Some(servers)) => Some(Arc::clone(servers)),
         (Family::Cluster, None) => {
-            let started = Arc::new(Servers::start().await?);
+            let started = Arc::new(Servers::start(options.rabbitmq).await?);
             Some(Arc::clone(servers.insert(started)))
         }
     };

@@ -15,6 +15,7 @@ use e2e::system::{MongoPath, Server, Servers, System};
 use protocol::{
     ClientFrame, MessageId, RoomId, Send, ServerFrame, Subscribe, SubscribeRoom, UserId,
 };
+use testbed::Generation;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -31,7 +32,7 @@ const FAULTS: [&str; 4] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_its_promises_under_some_faults() {
-    if let Some(missing) = Servers::missing() {
+    if let Some(missing) = Servers::missing(Generation::default()) {
         testbed::skipped(&missing);
         return;
     }
@@ -46,6 +47,7 @@ async fn a_cluster_keeps_its_promises_under_some_faults() {
             .to_vec(),
         runs: 1,
         per_sec: 50.0,
+        rabbitmq: Generation::default(),
         folder: folder.path().to_owned(),
         keep: false,
     };
@@ -68,13 +70,13 @@ async fn a_cluster_keeps_its_promises_under_some_faults() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_connection_asks_for_does_not_wait_for_each_other() {
     const ROOMS: usize = 40;
-    if let Some(missing) = Servers::missing() {
+    if let Some(missing) = Servers::missing(Generation::default()) {
         testbed::skipped(&missing);
         return;
     }
     let _alone = ONE_AT_A_TIME.lock().await;
     let folder = tempfile::tempdir().unwrap();
-    let servers = Arc::new(Servers::start().await.unwrap());
+    let servers = Arc::new(Servers::start(Generation::default()).await.unwrap());
     let programs = programs::programs();
     let path = MongoPath::ReplicaSet;
     let system = System::cluster(&programs, folder.path(), servers, "rooms", path);

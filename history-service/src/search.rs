@@ -3,7 +3,6 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use backend::Backends;
-use backend::directory::RoomFilter;
 use backend::search::{Cursor, Hit, Query as Search};
 use protocol::{MessageId, RoomId, Seq, Timestamp, UserId};
 use rest::openapi::Refused;
@@ -17,7 +16,6 @@ use crate::History;
 const QUERY_CHARS_MAX: usize = 256;
 /// The most rooms that are searched at once; of a user with more, those whose ids come first.
 const ROOMS_MAX: usize = 5_000;
-const ROOMS_AT_ONCE: usize = 500;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -137,19 +135,5 @@ pub async fn read(
 
 /// The rooms of a user, the first of them where there are very many.
 pub async fn rooms_of(backends: &Backends, user: &UserId) -> Result<Vec<RoomId>, Refusal> {
-    let mut rooms: Vec<RoomId> = Vec::new();
-    loop {
-        let filter = RoomFilter {
-            mine: true,
-            after: rooms.last().cloned(),
-            limit: ROOMS_AT_ONCE,
-            ..RoomFilter::default()
-        };
-        let page = backends.directory.rooms(user, &filter).await?;
-        let is_last = page.len() < ROOMS_AT_ONCE;
-        rooms.extend(page.into_iter().map(|(room, _)| room.id));
-        if is_last || rooms.len() >= ROOMS_MAX {
-            return Ok(rooms);
-        }
-    }
+    Ok(backends.directory.room_ids(user, None, ROOMS_MAX).await?)
 }

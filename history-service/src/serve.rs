@@ -79,6 +79,7 @@ fn server(
     })
     // Longer than chat-service keeps what it does not use.
     .keep_alive(Duration::from_secs(60))
+    .client_request_timeout(Duration::from_secs(10))
     .disable_signals()
     .shutdown_timeout(DRAIN_SECS)
     .listen(listener)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backend::cluster::envelope::{self, Broken, Origin};
 use backend::cluster::parked::REPLAY_HEADER;
-use backend::cluster::store::Delivered;
+use backend::cluster::store::{Arrival, Delivered};
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{Acker, Consumer};
 
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::InHand;
 
 /// A batch is complete when it has this many events,
-pub const EVENTS_MAX: usize = 1000;
+const EVENTS_MAX: usize = 1000;
 /// or was gathered from this many envelopes,
 pub const ENVELOPES_MAX: u16 = 64;
 /// or when this much time has passed since its first.
-const GATHER_WITHIN: Duration = Duration::from_millis(50);
+const GATHER_WITHIN: Duration = Duration::from_millis(30);
 
 /// Deliveries that are stored and acknowledged together.
 #[derive(Debug, Default)]
@@ -103,6 +103,11 @@ impl Batch {
         }
         self.envelopes += 1;
         self.last = Some(delivery.acker);
+    }
+
+    /// The events, each with how it came here.
+    pub fn arrivals(&self) -> impl Iterator<Item = Arrival<'_>> {
+        self.events.iter().zip(self.deliveries.iter().map(Some))
     }
 
     fn len(&self) -> usize {

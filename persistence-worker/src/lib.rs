@@ -4,6 +4,7 @@
 //! parking queue with a reason. Read cursors and notifications are not its business.
 
 mod batch;
+mod commit;
 mod config;
 mod consumer;
 pub mod index;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use commit::Commits;
 pub use config::{Config, VARIABLES};
 use marks::Marks;
 use metrics::{InHand, Metrics};
@@ -58,9 +60,8 @@ const MIGRATE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What the tasks share.
 struct Worker {
-    /// What this process is called.
-    name: Arc<str>,
     store: Store,
+    commits: Commits,
     rabbitmq: Endpoint,
     topology: Topology,
     lot: Lot,
@@ -133,8 +134,9 @@ pub async fn run(
         let looking = look_at_generation(redis.clone(), generation);
         let raised = own_metrics.marks.clone();
         let (marks, keeper) = Marks::new(store.clone(), redis, raised);
+        let (commits, writer) = Commits::new(store.clone(), name, own_metrics.writes.clone());
         let worker = Worker {
-            name,
+            commits,
             rabbitmq: config.settings.rabbitmq.clone(),
             topology: Topology::new(&config.settings),
             lot: Lot::new(&config.settings.broker()),
@@ -153,7 +155,7 @@ pub async fn run(
             tokio::time::sleep(drain).await;
         };
         let ended = tokio::select! {
-            ended = serve(&mongo, worker, keeper) => ended,
+            ended = serve(&mongo, worker, writer, keeper) => ended,
             () = looking => Ok(()),
             () = leaving => {
                 warn!("not all that was in hand is stored; it goes back to its queue");
@@ -170,6 +172,7 @@ pub async fn run(
 async fn serve(
     mongo: &Mongo,
     worker: Worker,
+    writer: impl Future<Output = ()>,
     keeper: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     if !migrate(mongo, &worker.shutdown).await? {
@@ -179,6 +182,7 @@ async fn serve(
     let consuming = async move {
         let beside = async {
             tokio::join!(
+                writer,
                 purge(&worker.store),
                 merge(&worker),
                 cover(&worker),

@@ -25,6 +25,8 @@ const QUEUE_MAX: usize = 256;
 const ROOMS_MAX: usize = 50_000;
 /// Marks raised at once.
 const AT_ONCE_MAX: usize = 200;
+/// The pause after marks were raised. Each costs Redis as much as an event; what comes meanwhile shares the next ones.
+const RAISE_PAUSE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
 /// How long a hole may close by itself before MongoDB is asked about it.
 const HOLE_PATIENCE: Duration = Duration::from_secs(3);
@@ -93,16 +95,18 @@ impl Keeper {
     async fn run(mut self, mut stored: mpsc::Receiver<Vec<Link>>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batches = Vec::new();
         loop {
             tokio::select! {
-                links = stored.recv() => match links {
-                    Some(links) => {
-                        if let Err(error) = self.take(links).await {
-                            self.fail(&error);
-                        }
+                count = stored.recv_many(&mut batches, QUEUE_MAX) => {
+                    if count == 0 {
+                        return;
                     }
-                    None => return,
-                },
+                    if let Err(error) = self.take(batches.drain(..).flatten().collect()).await {
+                        self.fail(&error);
+                    }
+                    tokio::time::sleep(RAISE_PAUSE).await;
+                }
                 _ = tick.tick() => match self.look_after().await {
                     Ok(()) if self.is_away => {
                         info!("marks are raised again");

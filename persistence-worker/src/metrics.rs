@@ -17,6 +17,7 @@ const SECONDS: [f64; 12] = [
 #[derive(Debug)]
 pub struct Metrics {
     pub events: Counter,
+    pub writes: Counter,
     pub batch_seconds: Histogram,
     pub parked: Counter,
     pub violations: Counter,
@@ -37,6 +38,7 @@ impl Metrics {
     pub fn register(metrics: &runtime::Metrics) -> Self {
         let this = Self {
             events: Counter::default(),
+            writes: Counter::default(),
             batch_seconds: Histogram::new(SECONDS),
             parked: Counter::default(),
             violations: Counter::default(),
@@ -55,6 +57,11 @@ impl Metrics {
                 "chat_persist_events",
                 "Events stored, those that were stored before included",
                 this.events.clone(),
+            );
+            registry.register(
+                "chat_persist_writes",
+                "Times events were stored, those of one or more batches at once",
+                this.writes.clone(),
             );
             registry.register(
                 "chat_persist_batch_seconds",

@@ -1,24 +1,27 @@
 //! A batch on its way into the store. Whatever step fails, the same batch is tried again and goes on where it was.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use backend::Result;
 use backend::cluster::envelope::Broken;
 use backend::cluster::parked::Unfit;
-use backend::cluster::store::Inserted;
 use protocol::{Event, RoomId, Seq, Timestamp};
 use serde::Deserialize;
 use tracing::error;
 
 use crate::Worker;
-use crate::batch::{Batch, EVENTS_MAX};
+use crate::batch::Batch;
+use crate::commit::Violation;
 use crate::marks::Link;
 
 pub struct Work {
-    batch: Batch,
-    /// How many of the events, and of those sent again, are done.
-    stored: usize,
+    batch: Arc<Batch>,
+    /// Whether the events are stored, and how many of those sent again.
+    is_stored: bool,
     stored_again: usize,
+    /// A try has failed.
+    has_failed: bool,
     unfit: VecDeque<Outcast>,
     /// What was stored, for the marks.
     links: Vec<Link>,
@@ -48,34 +51,33 @@ impl Work {
         let broken = std::mem::take(&mut batch.broken);
         let links = Vec::with_capacity(batch.events.len());
         Self {
-            batch,
-            stored: 0,
+            is_stored: batch.events.is_empty(),
             stored_again: 0,
+            has_failed: false,
             unfit: broken.into_iter().map(Outcast::broken).collect(),
             links,
+            batch: Arc::new(batch),
         }
     }
 
     /// Does what is left.
     pub async fn go_on(&mut self, worker: &Worker) -> Result<()> {
-        while self.stored < self.batch.events.len() {
-            let end = (self.stored + EVENTS_MAX).min(self.batch.events.len());
-            let chunk = &self.batch.events[self.stored..end];
-            let deliveries = &self.batch.deliveries[self.stored..end];
-            let inserted = worker
-                .store
-                .insert_delivered(chunk, &worker.name, deliveries)
-                .await?;
-            self.links.extend(links(chunk, &inserted));
-            self.stored = end;
-            self.judge(worker, inserted);
+        let done = self.try_to_go_on(worker).await;
+        self.has_failed |= done.is_err();
+        done
+    }
+
+    async fn try_to_go_on(&mut self, worker: &Worker) -> Result<()> {
+        let batch = Arc::clone(&self.batch);
+        if !self.is_stored {
+            let stored = worker.commits.store(Arc::clone(&batch), self.has_failed);
+            self.note(worker, &batch.events, stored.await?);
+            self.is_stored = true;
         }
-        while let Some(event) = self.batch.again.get(self.stored_again) {
+        while let Some(event) = batch.again.get(self.stored_again) {
             let inserted = worker.store.insert_again(event).await?;
-            self.links
-                .extend(links(std::slice::from_ref(event), &inserted));
+            self.note(worker, std::slice::from_ref(event), inserted.violations);
             self.stored_again += 1;
-            self.judge(worker, inserted);
         }
         while let Some(outcast) = self.unfit.front_mut() {
             outcast.settle(worker).await?;
@@ -85,12 +87,13 @@ impl Work {
     }
 
     /// What was stored, and the batch to acknowledge.
-    pub fn done(self) -> (Batch, Vec<Link>) {
+    pub fn done(self) -> (Arc<Batch>, Vec<Link>) {
         (self.batch, self.links)
     }
 
-    fn judge(&mut self, worker: &Worker, inserted: Inserted) {
-        for (event, reason) in inserted.violations {
+    fn note(&mut self, worker: &Worker, events: &[Event], violations: Vec<Violation>) {
+        self.links.extend(links(events, &violations));
+        for (event, reason) in violations {
             worker.metrics.violations.inc();
             self.unfit.push_back(Outcast::violation(&event, reason));
         }
@@ -158,18 +161,14 @@ impl Outcast {
 }
 
 /// The links of what was inserted.
-fn links(events: &[Event], inserted: &Inserted) -> Vec<Link> {
-    let violates = |event: &Event| {
-        let mut violations = inserted.violations.iter();
-        violations.any(|(other, _)| other == event)
-    };
+fn links(events: &[Event], violations: &[Violation]) -> impl Iterator<Item = Link> {
+    let violates = |event: &&Event| violations.iter().any(|(other, _)| other == *event);
     events
         .iter()
-        .filter(|event| inserted.violations.is_empty() || !violates(event))
+        .filter(move |event| violations.is_empty() || !violates(event))
         .map(|event| Link {
             room: event.room.clone(),
             prev: event.prev,
             seq: event.seq,
         })
-        .collect()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix_codec::Framed;
 use actix_http::body::BodySize;
 use actix_http::h1::{ClientCodec, ClientPayloadCodec, Message, MessageType};
-use actix_http::{RequestHead, RequestHeadType, ResponseHead, ServiceConfig};
+use actix_http::{RequestHead, RequestHeadType, ResponseHead, ServiceConfig, StatusCode};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
@@ -45,7 +45,7 @@ impl Pool {
     }
 
     /// Sends a request without a body and waits for the head of the answer. The request is sent once more, on a new
-    /// connection, when a kept one ends before it has answered.
+    /// connection, when a kept one ends before it has answered, or says that it does.
     ///
     /// # Errors
     /// When there is no connection within a second or what comes over it is no answer.
@@ -84,6 +84,12 @@ impl Pool {
             Some(Err(error)) => return Err(io::Error::other(error)),
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
+        // It was about to give up the connection when the request came, or was stopped for a while and has counted that.
+        // The request may be repeated on another one (RFC 9110, 15.5.9).
+        if head.status == StatusCode::REQUEST_TIMEOUT {
+            let why = "it gave up the connection before the request";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
         if let MessageType::None = connection.codec_ref().message_type() {
             self.keep(connection);
             return Ok((head, None));

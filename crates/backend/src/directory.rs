@@ -137,6 +137,14 @@ pub trait Directory: Send + Sync {
         filter: &RoomFilter,
     ) -> Result<Vec<(Room, Option<Member>)>>;
 
+    /// The ids of the rooms that `user` is in, ascending, after one of them; at most `limit`.
+    async fn room_ids(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>>;
+
     /// One membership.
     async fn member(&self, room: &RoomId, user: &UserId) -> Result<Option<Member>>;
 

@@ -73,14 +73,8 @@ impl RabbitMq {
     }
 
     /// Starts one with its data in a folder, which stays.
-    pub async fn start_at(folder: PathBuf) -> Result<Self> {
-        let start = || {
-            Self::start_in(
-                Folder::Kept(folder.clone()),
-                None,
-                RabbitMqOptions::default(),
-            )
-        };
+    pub async fn start_at(folder: PathBuf, options: RabbitMqOptions) -> Result<Self> {
+        let start = || Self::start_in(Folder::Kept(folder.clone()), None, options.clone());
         ports::retried(start).await
     }
 

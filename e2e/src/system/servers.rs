@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
-use testbed::{Data, Mongo, RabbitMq, Redis, RedisOptions};
+use testbed::{Data, Generation, Mongo, RabbitMq, RabbitMqOptions, Redis, RedisOptions};
 
 use super::{Disk, resp};
 
@@ -25,8 +25,9 @@ const DISK_MIB: u32 = 256;
 impl Servers {
     /// What has to be installed first.
     #[must_use]
-    pub fn missing() -> Option<String> {
-        let missing = [Redis::missing(), RabbitMq::missing(), Mongo::missing()];
+    pub fn missing(rabbitmq: Generation) -> Option<String> {
+        let rabbitmq = RabbitMq::missing_with(rabbitmq);
+        let missing = [Redis::missing(), rabbitmq, Mongo::missing()];
         let missing: Vec<&str> = missing.into_iter().flatten().collect();
         (!missing.is_empty()).then(|| missing.join(", "))
     }
@@ -35,26 +36,32 @@ impl Servers {
     ///
     /// # Errors
     /// When one is not installed or does not start.
-    pub async fn start() -> Result<Self> {
-        Self::start_with(RabbitMq::start(), None).await
+    pub async fn start(rabbitmq: Generation) -> Result<Self> {
+        Self::start_with(rabbitmq, None).await
     }
 
     /// Starts them, RabbitMQ over a small disk in a folder.
     ///
     /// # Errors
     /// When there can be no such disk, or as [`Servers::start`].
-    pub async fn start_on_small_disk(folder: &Path) -> Result<Self> {
+    pub async fn start_on_small_disk(folder: &Path, rabbitmq: Generation) -> Result<Self> {
         let disk = Disk::new(folder, DISK_MIB)?;
-        let rabbitmq = RabbitMq::start_at(disk.path().join("rabbitmq"));
         Self::start_with(rabbitmq, Some(disk)).await
     }
 
-    async fn start_with(
-        rabbitmq: impl Future<Output = Result<RabbitMq>>,
-        disk: Option<Disk>,
-    ) -> Result<Self> {
-        let missing = Self::missing();
+    async fn start_with(generation: Generation, disk: Option<Disk>) -> Result<Self> {
+        let missing = Self::missing(generation);
         ensure!(missing.is_none(), "needs {}", missing.unwrap_or_default());
+        let options = RabbitMqOptions {
+            generation,
+            ..RabbitMqOptions::default()
+        };
+        let rabbitmq = async {
+            match &disk {
+                Some(disk) => RabbitMq::start_at(disk.path().join("rabbitmq"), options).await,
+                None => RabbitMq::start_with(options).await,
+            }
+        };
         let (redis, rabbitmq, mongo) = tokio::try_join!(
             Redis::start(RedisOptions::default()),
             rabbitmq,

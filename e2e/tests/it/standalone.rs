@@ -17,6 +17,7 @@ fn options(folder: &tempfile::TempDir) -> Options {
         faults: Vec::new(),
         runs: 2,
         per_sec: 60.0,
+        rabbitmq: testbed::Generation::default(),
         folder: folder.path().to_owned(),
         keep: false,
     }

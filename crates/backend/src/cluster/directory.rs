@@ -206,6 +206,15 @@ impl Directory for MongoDirectory {
         self.inner.sessions.read_rooms(user, filter).await
     }
 
+    async fn room_ids(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
+        self.inner.sessions.read_room_ids(user, after, limit).await
+    }
+
     async fn member(&self, room: &RoomId, user: &UserId) -> Result<Option<Member>> {
         self.inner.member(room, user).await
     }

@@ -131,17 +131,33 @@ impl MongoSearch {
         }
     }
 
-    /// Those of the rooms whose logs are not closed.
-    async fn open_rooms(&self, rooms: &[RoomId]) -> Result<Vec<String>> {
-        let mut open: BTreeSet<String> = rooms.iter().map(|room| room.as_str().into()).collect();
-        let names: Vec<&str> = rooms.iter().map(RoomId::as_str).collect();
+    /// Those of the rooms whose logs are closed.
+    async fn closed(&self, rooms: BTreeSet<&str>) -> Result<Vec<String>> {
+        let rooms: Vec<&str> = rooms.into_iter().collect();
         let forgotten: Collection<Forgotten> = self.mongo.collection(FORGOTTEN);
-        let find = forgotten.find(doc! { "_id": { "$in": names } });
+        let find = forgotten.find(doc! { "_id": { "$in": rooms } });
         let closed = async { find.await?.try_collect::<Vec<_>>().await };
-        for Forgotten { room } in self.mongo.run(closed).await? {
-            open.remove(&room);
+        let closed = self.mongo.run(closed).await?;
+        Ok(closed.into_iter().map(|forgotten| forgotten.room).collect())
+    }
+
+    async fn search_open_rooms(&self, query: &Query) -> Result<Vec<Hit>> {
+        let mut rooms = Rooms::new(&query.rooms);
+        for _ in 0..TRIES {
+            let Some(hits) = self.try_search(&rooms, query).await? else {
+                continue;
+            };
+            let found = hits.iter().map(|hit| hit.room.as_str()).collect();
+            if hits.is_empty() || self.closed(found).await?.is_empty() {
+                return Ok(hits);
+            }
+            // Events of a closed log are removed, so that they are hardly ever found.
+            let all = query.rooms.iter().map(RoomId::as_str).collect();
+            for closed in self.closed(all).await? {
+                rooms.leave_out(&closed);
+            }
         }
-        Ok(open.into_iter().collect())
+        Err(Error::unavailable("the index changes too quickly"))
     }
 
     /// Looks through the index as it is now; nothing when it changed under the search.
@@ -277,15 +293,21 @@ impl<'a> Rooms<'a> {
         self.by_digest.values().flatten().copied()
     }
 
-    fn new(rooms: &'a [String]) -> Self {
+    fn new(rooms: &'a [RoomId]) -> Self {
         let mut by_digest: HashMap<u32, Vec<&str>> = HashMap::with_capacity(rooms.len());
-        for room in rooms {
-            by_digest
-                .entry(segment::digest(room))
-                .or_default()
-                .push(room);
+        for room in rooms.iter().map(RoomId::as_str) {
+            let same = by_digest.entry(segment::digest(room)).or_default();
+            if !same.contains(&room) {
+                same.push(room);
+            }
         }
         Self { by_digest }
+    }
+
+    fn leave_out(&mut self, room: &str) {
+        if let Some(same) = self.by_digest.get_mut(&segment::digest(room)) {
+            same.retain(|other| *other != room);
+        }
     }
 }
 
@@ -296,16 +318,7 @@ impl Search for MongoSearch {
             return Ok(Vec::new());
         }
         self.catch_up(&query.rooms).await;
-        let rooms = self.open_rooms(&query.rooms).await?;
-        let rooms = Rooms::new(&rooms);
-        let searched = tokio::time::timeout(WORK_MAX, async {
-            for _ in 0..TRIES {
-                if let Some(hits) = self.try_search(&rooms, query).await? {
-                    return Ok(hits);
-                }
-            }
-            Err(Error::unavailable("the index changes too quickly"))
-        });
+        let searched = tokio::time::timeout(WORK_MAX, self.search_open_rooms(query));
         searched
             .await
             .unwrap_or_else(|_| Err(Error::unavailable("the search took too long")))

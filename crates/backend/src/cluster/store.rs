@@ -29,7 +29,7 @@ use super::search::index::Index;
 use crate::Result;
 use document::{Document, kind, number, seq, uuid};
 use forget::Forgotten;
-pub use insert::{Delivered, Inserted};
+pub use insert::{Arrival, Delivered, Inserted};
 pub(super) use ways::Stored;
 pub use words::{Cover, Indexed};
 

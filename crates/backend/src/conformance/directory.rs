@@ -241,6 +241,8 @@ pub async fn deleted_rooms_stay_deleted(family: &Backends) {
     assert_eq!(none.expect("members"), []);
     let none = directory.rooms(&user("bob"), &all()).await;
     assert_eq!(none.expect("rooms"), []);
+    let none = directory.room_ids(&user("bob"), None, 10).await;
+    assert_eq!(none.expect("ids"), []);
     let now = Timestamp::now();
     assert_not_found(directory.redeem_invite("code", &user("carol"), now).await);
     // Nothing but this is told of it any more, and that until somebody has.
@@ -319,6 +321,22 @@ pub async fn listings(family: &Backends) {
     };
     assert_eq!(list("bob", mine.clone()).await, ["alpha", "bravo", "echo"]);
     assert_eq!(list("nobody", mine.clone()).await, [""; 0]);
+    let ids = async |name: &str, after: Option<&str>, limit| {
+        let (name, after) = (user(name), after.map(room));
+        let found = family
+            .directory
+            .room_ids(&name, after.as_ref(), limit)
+            .await;
+        found.expect("ids")
+    };
+    let [alpha, bravo, echo] = ["alpha", "bravo", "echo"].map(room);
+    assert_eq!(
+        ids("bob", None, 10).await,
+        [alpha, bravo.clone(), echo.clone()]
+    );
+    assert_eq!(ids("bob", Some("alpha"), 1).await, [bravo]);
+    assert_eq!(ids("bob", Some("charlie"), 2).await, [echo]);
+    assert_eq!(ids("nobody", None, 10).await, []);
     let kind = RoomFilter {
         kind: Some(RoomKind::Private),
         ..all()

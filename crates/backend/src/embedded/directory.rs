@@ -99,6 +99,18 @@ impl Directory for SqliteDirectory {
             .await
     }
 
+    async fn room_ids(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
+        let (user, after) = (user.clone(), after.cloned());
+        self.readers
+            .read(move |reader| queries::room_ids(&reader.connection, &user, after.as_ref(), limit))
+            .await
+    }
+
     async fn member(&self, room: &RoomId, user: &UserId) -> Result<Option<Member>> {
         self.shared.check_open()?;
         let ticket = match self.shared.cache.member(room, user) {

@@ -1,7 +1,10 @@
 //! The admin port of a real process, over real sockets.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use runtime::health::Check;
 use runtime::{Metrics, Readiness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -48,6 +51,30 @@ async fn the_admin_port_serves_operators_until_it_is_told_to_end() {
         metrics.contains("chat_dependency_up{dependency=\"disk\"} 1"),
         "{metrics}"
     );
+
+    let is_stuck = Arc::new(AtomicBool::new(true));
+    let stuck = Arc::clone(&is_stuck);
+    readiness.checks("servers", move || {
+        let stuck = Arc::clone(&stuck);
+        async move {
+            if stuck.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            vec![Check::new("redis", None)]
+        }
+    });
+    let metrics = get(addr, "/metrics").await;
+    assert!(
+        metrics.contains("chat_dependency_up{dependency=\"servers\"} 0"),
+        "{metrics}"
+    );
+    is_stuck.store(false, Ordering::Relaxed);
+    let metrics = get(addr, "/metrics").await;
+    assert!(
+        metrics.contains("chat_dependency_up{dependency=\"redis\"} 1"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("dependency=\"servers\""), "{metrics}");
 
     readiness.set_draining();
     assert!(get(addr, "/readyz").await.starts_with("HTTP/1.1 503 "));

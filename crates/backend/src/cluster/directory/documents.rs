@@ -99,6 +99,20 @@ pub(super) struct MemberKey {
     pub user: UserId,
 }
 
+/// What is read of a room where its id is enough,
+#[derive(Deserialize)]
+pub(super) struct Id {
+    #[serde(rename = "_id")]
+    pub id: RoomId,
+}
+
+/// and of a membership.
+#[derive(Deserialize)]
+pub(super) struct Key {
+    #[serde(rename = "_id")]
+    pub key: MemberKey,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MemberDocument {
     #[serde(rename = "_id")]

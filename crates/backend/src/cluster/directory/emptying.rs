@@ -7,10 +7,9 @@ use bson::doc;
 use mongodb::bson;
 use mongodb::options::FindOptions;
 use protocol::RoomId;
-use serde::Deserialize;
 
 use super::Inner;
-use super::documents::{MEMBERS, MemberDocument, MemberKey, ROOMS, RoomDocument};
+use super::documents::{Id, Key, MEMBERS, MemberDocument, MemberKey, ROOMS, RoomDocument};
 use super::queries::{by_id, everyone_in};
 use super::sessions::in_time;
 use crate::Result;
@@ -19,18 +18,6 @@ use crate::Result;
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 const ROOMS_AT_ONCE: i64 = 10;
 const MEMBERS_AT_ONCE: i64 = 1000;
-
-#[derive(Deserialize)]
-struct Emptying {
-    #[serde(rename = "_id")]
-    id: RoomId,
-}
-
-#[derive(Deserialize)]
-struct Key {
-    #[serde(rename = "_id")]
-    key: MemberKey,
-}
 
 /// Looks now and then, and whenever it is asked to, until the directory is dropped.
 pub(super) async fn run(inner: Weak<Inner>) {
@@ -56,9 +43,11 @@ impl Inner {
             .projection(doc! { "_id": 1 })
             .limit(ROOMS_AT_ONCE)
             .build();
-        let found = self.sessions.all(ROOMS, doc! { "emptying": true }, options);
+        let found = self
+            .sessions
+            .all::<Id>(ROOMS, doc! { "emptying": true }, options);
         for room in found.await? {
-            let Emptying { id } = room;
+            let id = room.id;
             while self.empty_some(&id).await? {}
             let rooms = self.sessions.mongo.collection::<RoomDocument>(ROOMS);
             let emptied = rooms.update_one(by_id(&id), doc! { "$unset": { "emptying": "" } });

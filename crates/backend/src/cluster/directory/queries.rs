@@ -10,7 +10,7 @@ use protocol::{RoomId, UserId};
 use serde::de::DeserializeOwned;
 
 use super::documents::{
-    InviteDocument, Kind, MEMBERS, MemberDocument, MemberKey, Pair, ROOMS, RoomDocument,
+    Id, InviteDocument, Key, Kind, MEMBERS, MemberDocument, MemberKey, Pair, ROOMS, RoomDocument,
 };
 use super::sessions::{Sessions, in_time};
 use super::{grams, indexes};
@@ -74,6 +74,42 @@ impl Sessions {
             rooms.insert(room.id.clone(), (room, Some(member)));
         }
         Ok(rooms.into_values().take(filter.limit).collect())
+    }
+
+    /// Ids of rooms as [`crate::Directory::room_ids`] promises.
+    pub async fn read_room_ids(
+        &self,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<RoomId>> {
+        let mut ids: Vec<RoomId> = Vec::new();
+        let mut after = after.map_or(String::new(), RoomId::to_string);
+        while ids.len() < limit {
+            let most = limit - ids.len();
+            let filter = doc! { "_id.user": user.as_str(), "_id.room": { "$gt": &after } };
+            let mut options = ordered(doc! { "_id.room": 1 }, most);
+            options.projection = Some(doc! { "_id": 1 });
+            let page = self.all::<Key>(MEMBERS, filter, options).await?;
+            let Some(last) = page.last() else { break };
+            let last = last.key.room.to_string();
+            // Members of deleted rooms follow them. Asked for afterwards: a room that is emptied by then was there when
+            // its member was found.
+            let emptying = doc! { "emptying": true, "_id": { "$gt": &after, "$lte": &last } };
+            let options = FindOptions::builder()
+                .projection(doc! { "_id": 1 })
+                .hint(Hint::Keys(doc! { "emptying": 1 }))
+                .build();
+            let deleted = self.all::<Id>(ROOMS, emptying, options).await?;
+            let is_last = page.len() < most;
+            let rooms = page.into_iter().map(|key| key.key.room);
+            ids.extend(rooms.filter(|room| deleted.iter().all(|deleted| deleted.id != *room)));
+            if is_last {
+                break;
+            }
+            after = last;
+        }
+        Ok(ids)
     }
 
     async fn public_rooms(&self, wanted: &Wanted<'_>) -> Result<Vec<Room>> {

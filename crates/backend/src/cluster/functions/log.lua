@@ -69,6 +69,7 @@ local function append(keys, args)
   local at = math.max(now, tonumber(h[3]))
   local before = seq
   local answers = {}
+  local appended, ordered = {}, {}
   for n = 3, #args, 7 do
     local from, id, id_ms, target = args[n], args[n + 1], tonumber(args[n + 2]), args[n + 3]
     local what, looked, body = args[n + 4], tonumber(args[n + 5]), args[n + 6]
@@ -98,15 +99,18 @@ local function append(keys, args)
       local prev = seq
       seq = seq + 1
       redis.call('XADD', log, entry(seq), 'p', text(prev), 'a', text(at), 'f', from, 'i', id, 'b', body)
-      redis.call('ZADD', pending, text(seq), text(seq))
       redis.call('HSET', ids, field, text(seq) .. ' ' .. text(prev) .. ' ' .. text(at) .. ' ' .. redis.sha1hex(body))
-      redis.call('RPUSH', idq, text(seq) .. ' ' .. text(at) .. ' ' .. field)
+      appended[#appended + 1] = text(seq)
+      appended[#appended + 1] = text(seq)
+      ordered[#ordered + 1] = text(seq) .. ' ' .. text(at) .. ' ' .. field
       if what == 'd' then redis.call('ZADD', gone, text(seq), target) end
       answer = { 'new', seq, prev, at }
     end
     answers[#answers + 1] = answer
   end
   if seq > before then
+    redis.call('ZADD', pending, unpack(appended))
+    redis.call('RPUSH', idq, unpack(ordered))
     redis.call('HSET', head, 'seq', text(seq), 'at', text(at))
     if redis.call('PTTL', head) >= 0 then
       for n = 2, 7 do redis.call('PERSIST', keys[n]) end
@@ -116,22 +120,22 @@ local function append(keys, args)
   return { 'ok', redis.call('ZRANGEBYSCORE', pods, text(now), '+inf', 'LIMIT', 0, 500), fence, persisted, unpack(answers) }
 end
 
--- Seqs that the broker has, or MongoDB. Answers the last safe one, or nothing when the room is another's by now.
-local function settle(head, pending)
-  local seq = redis.call('HGET', head, 'seq')
-  if not seq then return false end
+-- Seqs that the broker has, or MongoDB, are pending no more. Answers the last safe one; seq is the last given out.
+local function settle(head, pending, seq)
   local first = redis.call('ZRANGE', pending, 0, 0)
   local safe = first[1] and tonumber(first[1]) - 1 or tonumber(seq)
   redis.call('HSET', head, 'safe', text(safe))
   return safe
 end
 
--- keys: those of the room up to pending; args: generation, seqs
+-- keys: those of the room up to pending; args: generation, seqs. Answers the last safe one, or nothing when the room is
+-- in another generation by now.
 local function confirm(keys, args)
   local head, pending = keys[1], keys[3]
-  if redis.call('HGET', head, 'gen') ~= args[1] then return false end
-  for n = 2, #args do redis.call('ZREM', pending, args[n]) end
-  return settle(head, pending)
+  local h = redis.call('HMGET', head, 'gen', 'seq')
+  if h[1] ~= args[1] then return false end
+  for n = 2, #args, 1000 do redis.call('ZREM', pending, unpack(args, n, math.min(n + 999, #args))) end
+  return settle(head, pending, h[2])
 end
 
 -- keys: those of the room up to pending; args: generation, after, limit, before (0: read up from after, else down from
@@ -233,7 +237,7 @@ local function persisted(keys, args)
   if math.floor(mark / RANGE) ~= tonumber(h[1]) or mark > last then return 0 end
   if mark > was then
     redis.call('HSET', head, 'persisted', text(mark))
-    if redis.call('ZREMRANGEBYSCORE', pending, '-inf', text(mark)) > 0 then settle(head, pending) end
+    if redis.call('ZREMRANGEBYSCORE', pending, '-inf', text(mark)) > 0 then settle(head, pending, h[2]) end
     was = mark
   end
   local keep = math.min(was, last - KEPT)

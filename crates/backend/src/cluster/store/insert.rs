@@ -1,6 +1,7 @@
 //! Inserting batches, as often as needed, with the same outcome.
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ pub struct Delivered {
     pub at: Timestamp,
 }
 
+/// An event, and how it came to a worker, if it did.
+pub type Arrival<'a> = (&'a Event, Option<&'a Delivered>);
+
 impl Delivered {
     fn way<'a>(&'a self, worker: &'a str, put: i64) -> Way<'a> {
         Way {
@@ -63,41 +67,34 @@ impl Store {
     /// # Errors
     /// `Unavailable`; then a beginning may be stored, and the same call does the rest.
     pub async fn insert(&self, events: &[Event]) -> Result<Inserted> {
-        self.insert_delivered(events, "", &[]).await
+        let events: Vec<Arrival<'_>> = events.iter().map(|event| (event, None)).collect();
+        self.insert_arrivals(&events, "").await
     }
 
     /// As [`Store::insert`], for a worker that also keeps how each event came to it, as far as that is known.
     ///
     /// # Errors
     /// As [`Store::insert`].
-    pub async fn insert_delivered(
+    pub async fn insert_arrivals(
         &self,
-        events: &[Event],
+        arrivals: &[Arrival<'_>],
         worker: &str,
-        deliveries: &[Delivered],
     ) -> Result<Inserted> {
+        let events: Vec<&Event> = arrivals.iter().map(|(event, _)| *event).collect();
         let begun = Instant::now();
         // First: what is stored can be found, whoever dies when.
-        self.index(events).await?;
-        let inserted = self.insert_events(events, worker, deliveries).await?;
+        self.index(&events).await?;
+        let inserted = self.insert_events(arrivals, worker).await?;
         if begun.elapsed() > INDEX_HOLDS {
-            self.index(events).await?;
+            self.index(&events).await?;
         }
         Ok(inserted)
     }
 
-    async fn insert_events(
-        &self,
-        events: &[Event],
-        worker: &str,
-        deliveries: &[Delivered],
-    ) -> Result<Inserted> {
+    async fn insert_events(&self, arrivals: &[Arrival<'_>], worker: &str) -> Result<Inserted> {
         let mut inserted = Inserted::default();
         let (batch, deliveries): (Vec<&Event>, Vec<Option<&Delivered>>) =
-            distinct(events, &mut inserted)
-                .into_iter()
-                .map(|(index, event)| (event, deliveries.get(index)))
-                .unzip();
+            distinct(arrivals, &mut inserted).into_iter().unzip();
         let put = Timestamp::now().as_millis();
         let documents: Vec<Document<'_>> = batch
             .iter()
@@ -257,22 +254,21 @@ impl Clash {
     }
 }
 
-/// The events of a batch, each once, with where they stood.
-fn distinct<'a>(events: &'a [Event], inserted: &mut Inserted) -> Vec<(usize, &'a Event)> {
-    let mut places: HashMap<(&RoomId, Seq), &Event> = HashMap::with_capacity(events.len());
-    let mut batch = Vec::with_capacity(events.len());
-    for (index, event) in events.iter().enumerate() {
-        match places.insert((&event.room, event.seq), event) {
-            None => batch.push((index, event)),
-            Some(first) => {
-                if first != event {
-                    inserted.violate(
-                        event,
-                        "its place has another event in the same batch".to_owned(),
-                    );
-                }
-                places.insert((&event.room, event.seq), first);
+/// The events of a batch, each once.
+fn distinct<'a>(arrivals: &[Arrival<'a>], inserted: &mut Inserted) -> Vec<Arrival<'a>> {
+    let mut places: HashMap<(&RoomId, Seq), &Event> = HashMap::with_capacity(arrivals.len());
+    let mut batch = Vec::with_capacity(arrivals.len());
+    for &(event, delivered) in arrivals {
+        match places.entry((&event.room, event.seq)) {
+            Entry::Vacant(place) => {
+                place.insert(event);
+                batch.push((event, delivered));
             }
+            Entry::Occupied(first) if *first.get() != event => inserted.violate(
+                event,
+                "its place has another event in the same batch".to_owned(),
+            ),
+            Entry::Occupied(_) => {}
         }
     }
     batch

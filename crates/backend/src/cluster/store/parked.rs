@@ -57,7 +57,7 @@ impl Store {
     /// # Errors
     /// As [`Store::insert`].
     pub async fn insert_again(&self, event: &Event) -> Result<Inserted> {
-        self.index(std::slice::from_ref(event)).await?;
+        self.index(&[event]).await?;
         let kept = doc! { "_id": place(&event.room, event.seq), "parked": true };
         let events = self.mongo.collection::<Document<'_>>(super::EVENTS);
         let replace = events.replace_one(kept, Document::new(event));
@@ -68,9 +68,10 @@ impl Store {
         }
         let inserted = self.insert(std::slice::from_ref(event)).await?;
         // It may have been changed or taken back while it was parked.
-        let mut about = self.related(&event.room, &[event.seq]).await?;
-        self.keep_present(&about.iter().collect::<Vec<_>>()).await?;
-        about.push(event.clone());
+        let about = self.related(&event.room, &[event.seq]).await?;
+        let mut about: Vec<&Event> = about.iter().collect();
+        self.keep_present(&about).await?;
+        about.push(event);
         self.index(&about).await?;
         Ok(inserted)
     }

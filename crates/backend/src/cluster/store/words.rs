@@ -25,7 +25,7 @@ impl Store {
     ///
     /// # Errors
     /// `Unavailable`.
-    pub(super) async fn index(&self, events: &[Event]) -> Result<()> {
+    pub(super) async fn index(&self, events: &[&Event]) -> Result<()> {
         let mut times: HashMap<(&RoomId, Seq), i64> = events
             .iter()
             .filter(|event| matches!(event.body, EventBody::Message { .. }))

@@ -126,6 +126,29 @@ pub(super) fn rooms(
     Ok(rooms)
 }
 
+pub(super) fn room_ids(
+    connection: &Connection,
+    user: &UserId,
+    after: Option<&RoomId>,
+    limit: usize,
+) -> Result<Vec<RoomId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT r.id FROM members m JOIN rooms r ON r.no = m.room
+         WHERE m.user = ?1 AND r.state = 1 AND r.id > ?2 ORDER BY r.id LIMIT ?3",
+    )?;
+    let mut found = statement.query(params![
+        user.as_str(),
+        after.map_or("", RoomId::as_str),
+        rows::limit(limit),
+    ])?;
+    let mut ids = Vec::new();
+    while let Some(row) = found.next()? {
+        let id: String = row.get(0)?;
+        ids.push(rows::room(&id)?);
+    }
+    Ok(ids)
+}
+
 pub(super) fn unannounced(connection: &Connection, limit: usize) -> Result<Vec<Append>> {
     let mut statement = connection.prepare_cached(
         "SELECT r.id, a.user, a.id, a.kind, NULL, NULL, a.extra

@@ -243,7 +243,7 @@ async fn a_rebuild_replaces_what_was_there_and_keeps_what_comes_meanwhile() {
         // Something that belongs to nothing, and something that is lacking.
         stage
             .store
-            .index(&[message("a", 3000, "apple of before")])
+            .index(&[&message("a", 3000, "apple of before")])
             .await
             .unwrap();
         stage.age().await;
@@ -384,6 +384,7 @@ async fn a_message_is_in_the_index_before_it_is_stored() {
         stage.refuse("search_segments", false).await;
         // And the other way round, twice.
         for _ in 0..2 {
+            let events: Vec<&Event> = events.iter().collect();
             stage.store.index(&events).await.unwrap();
             assert_eq!(stage.found("apple").await, [1]);
         }
