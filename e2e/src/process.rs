@@ -91,6 +91,26 @@ impl Process {
         Ok(())
     }
 
+    /// Runs the program once more, with the same environment, for a command of operators. Answers whether it went well
+    /// and what it said.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end in time.
+    pub async fn command(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let command = Command::new(&self.program)
+            .args(arguments)
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(END_MAX, command).await;
+        let output = output.with_context(|| format!("{arguments:?} does not end"))??;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.success(), said))
+    }
+
     /// Waits until it listens.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::metrics::InHand;
 /// A batch is complete when it has this many events,
 const EVENTS_MAX: usize = 1000;
 /// or was gathered from this many envelopes,
-pub const ENVELOPES_MAX: u16 = 64;
+pub const ENVELOPES_MAX: u16 = 256;
 /// or when this much time has passed since its first.
 const GATHER_WITHIN: Duration = Duration::from_millis(30);
 

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_batches_cost_one_write() {
+    async fn many_batches_cost_few_writes() {
         with_stage(async |stage: Stage| {
             let batches: Vec<_> = (0..16).map(|n| batch(&format!("room-{n}"))).collect();
             let stored = batches

@@ -29,74 +29,25 @@ const AHEAD_MAX: u16 = 2 * ENVELOPES_MAX;
 const HOLD_MAX: Duration = Duration::from_secs(300);
 
 /// Consumes until the shutdown; then finishes what is in hand.
+///
+/// Each shard has a connection of its own. The broker closes the whole connection of who asks for a queue that it has lost
+/// (541), and the other shards are to go on.
 pub async fn serve(worker: Arc<Worker>) {
-    let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
-    while !worker.shutdown.is_cancelled() {
-        let why = match tokio::time::timeout(READY_WITHIN, open(&worker)).await {
-            Ok(Ok(connection)) => {
-                worker.broker.set(None);
-                worker.metrics.connections.inc();
-                info!("connected to RabbitMQ");
-                backoff.reset();
-                let connection = Arc::new(connection);
-                let ended = consume_all(&worker, &connection).await;
-                let _ = connection.close(200, "the worker leaves".into()).await;
-                match ended {
-                    Ok(()) => return,
-                    Err(why) => why,
-                }
-            }
-            Ok(Err(error)) => error,
-            Err(_) => Error::unavailable("rabbitmq: it is not ready in time"),
-        };
-        if backoff.is_fresh() {
-            warn!(error = %why, "no connection to RabbitMQ; it is tried again");
-        }
-        worker.broker.set(Some(why.to_string()));
-        tokio::select! {
-            () = tokio::time::sleep(backoff.pause()) => {}
-            () = worker.shutdown.cancelled() => {}
-        }
-    }
-}
-
-async fn open(worker: &Worker) -> Result<Connection, Error> {
-    let connection = topology::connect(&worker.rabbitmq, "darda persistence-worker").await?;
-    let channel = connection.create_channel().await.map_err(trouble)?;
-    worker.topology.declare(&channel).await?;
-    channel
-        .close(200, "declared".into())
-        .await
-        .map_err(trouble)?;
-    Ok(connection)
-}
-
-/// One task per shard, until the shutdown or the end of the connection.
-async fn consume_all(worker: &Arc<Worker>, connection: &Arc<Connection>) -> Result<(), Error> {
     let mut shards = JoinSet::new();
-    for shard in 0..worker.topology.shards {
-        let shard = Shard {
-            worker: Arc::clone(worker),
-            connection: Arc::clone(connection),
-            number: shard,
-        };
-        shards.spawn(shard.serve());
+    for number in 0..worker.topology.shards {
+        let worker = Arc::clone(&worker);
+        shards.spawn(Shard { worker, number }.serve());
     }
-    let mut ended = Ok(());
-    while let Some(shard) = shards.join_next().await {
-        let shard = shard.unwrap_or_else(|panic| Err(Error::Corrupt(panic.to_string())));
-        if shard.is_err() {
-            // A shard without its task is served by nobody: all of them begin anew over another connection.
-            let _ = connection.close(200, "a shard has ended".into()).await;
+    while let Some(ended) = shards.join_next().await {
+        // A shard without its task would be served by nobody.
+        if let Err(panic) = ended {
+            std::panic::resume_unwind(panic.into_panic());
         }
-        ended = ended.and(shard);
     }
-    ended
 }
 
 struct Shard {
     worker: Arc<Worker>,
-    connection: Arc<Connection>,
     number: u16,
 }
 
@@ -109,28 +60,69 @@ enum End {
 }
 
 impl Shard {
-    async fn serve(self) -> Result<(), Error> {
+    async fn serve(self) {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        while !self.worker.shutdown.is_cancelled() {
+            let why = match tokio::time::timeout(READY_WITHIN, self.open()).await {
+                Ok(Ok(connection)) => {
+                    self.worker.metrics.connections.inc();
+                    let end = self.consume_over(&connection, &mut backoff).await;
+                    let _ = connection.close(200, "the worker leaves".into()).await;
+                    match end {
+                        None => return,
+                        Some(why) => why,
+                    }
+                }
+                Ok(Err(error)) => error,
+                Err(_) => Error::unavailable("rabbitmq: it is not ready in time"),
+            };
+            self.worker.broker.fails(self.number, why.to_string());
+            tokio::select! {
+                () = tokio::time::sleep(backoff.pause()) => {}
+                () = self.worker.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Connection, Error> {
+        let Worker {
+            rabbitmq, topology, ..
+        } = &*self.worker;
+        let name = format!("darda persistence-worker, shard {}", self.number);
+        let connection = topology::connect(rabbitmq, &name).await?;
+        let channel = connection.create_channel().await.map_err(trouble)?;
+        topology.declare_parking(&channel).await?;
+        topology.declare_shard(&channel, self.number).await?;
+        channel
+            .close(200, "declared".into())
+            .await
+            .map_err(trouble)?;
+        Ok(connection)
+    }
+
+    /// Subscribes as long as there is the connection. Answers why there is none any more; nothing at the shutdown.
+    async fn consume_over(&self, connection: &Connection, backoff: &mut Backoff) -> Option<Error> {
         loop {
-            let why = match self.consume(&mut backoff).await {
-                End::Shutdown => return Ok(()),
-                End::Lost(why) if !self.connection.status().connected() => return Err(why),
+            let why = match self.consume(connection, backoff).await {
+                End::Shutdown => return None,
+                End::Lost(why) if !connection.status().connected() => return Some(why),
                 End::Lost(why) => why.to_string(),
                 End::Released => "it was held too long".to_owned(),
             };
             warn!(shard = self.number, why, "subscribing to the shard again");
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
-                () = self.worker.shutdown.cancelled() => return Ok(()),
+                () = self.worker.shutdown.cancelled() => return None,
             }
         }
     }
 
-    async fn consume(&self, backoff: &mut Backoff) -> End {
-        let (channel, mut consumer) = match self.subscribe().await {
+    async fn consume(&self, connection: &Connection, backoff: &mut Backoff) -> End {
+        let (channel, mut consumer) = match self.subscribe(connection).await {
             Ok(subscribed) => subscribed,
             Err(error) => return End::Lost(error),
         };
+        self.worker.broker.works(self.number);
         let in_hand = &self.worker.in_hand[usize::from(self.number)];
         let end = loop {
             let gathered = Batch::gather(&mut consumer, in_hand, &self.worker.shutdown);
@@ -156,8 +148,8 @@ impl Shard {
         end
     }
 
-    async fn subscribe(&self) -> Result<(Channel, Consumer), Error> {
-        let channel = self.connection.create_channel().await.map_err(trouble)?;
+    async fn subscribe(&self, connection: &Connection) -> Result<(Channel, Consumer), Error> {
+        let channel = connection.create_channel().await.map_err(trouble)?;
         channel
             .basic_qos(AHEAD_MAX, BasicQosOptions::default())
             .await

@@ -11,11 +11,13 @@ pub mod index;
 mod marks;
 mod metrics;
 pub mod parked;
+pub mod shards;
+mod troubles;
 mod work;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -40,6 +42,7 @@ use commit::Commits;
 pub use config::{Config, VARIABLES};
 use marks::Marks;
 use metrics::{InHand, Metrics};
+use troubles::Troubles;
 
 /// How often rooms are looked for whose removal was broken off, and how many are finished at once.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -69,25 +72,8 @@ struct Worker {
     metrics: Metrics,
     /// A place for each shard.
     in_hand: Vec<InHand>,
-    broker: Arc<Trouble>,
+    broker: Arc<Troubles>,
     shutdown: CancellationToken,
-}
-
-/// What is wrong with the connection to the broker.
-#[derive(Debug)]
-struct Trouble(Mutex<Option<String>>);
-
-impl Trouble {
-    fn set(&self, trouble: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-
-    fn get(&self) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
 }
 
 /// Stores events until the token is cancelled, then finishes what is in hand.
@@ -101,10 +87,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mongo = Mongo::new(&config.settings).await?;
     let redis = Redis::new(&config.settings)?;
-    let broker = Arc::new(Trouble(Mutex::new(Some("not connected yet".to_owned()))));
-    let readiness = readiness(&mongo, &redis, &broker);
     let metrics = runtime::Metrics::new("persistence-worker", env!("CARGO_PKG_VERSION"));
     let own_metrics = Metrics::register(&metrics);
+    let failing = own_metrics.failing.clone();
+    let broker = Arc::new(Troubles::new(config.settings.shards, failing));
+    let readiness = readiness(&mongo, &redis, &broker);
     let generation = Arc::new(AtomicU64::new(0));
     let name: Arc<str> = PodId::generate().name().into();
     info!(pod = &*name, "this process");
@@ -239,7 +226,7 @@ async fn look_at_generation(redis: Redis, known: Arc<AtomicU64>) {
     }
 }
 
-fn readiness(mongo: &Mongo, redis: &Redis, broker: &Arc<Trouble>) -> Readiness {
+fn readiness(mongo: &Mongo, redis: &Redis, broker: &Arc<Troubles>) -> Readiness {
     let readiness = Readiness::new();
     let (mongo, redis, broker) = (mongo.clone(), redis.clone(), Arc::clone(broker));
     readiness.checks("servers", move || {
@@ -255,7 +242,7 @@ fn readiness(mongo: &Mongo, redis: &Redis, broker: &Arc<Trouble>) -> Readiness {
             vec![
                 behind(mongo.breaker(), mongo_trouble),
                 behind(redis.breaker(), redis_trouble),
-                Check::new("rabbitmq", broker.get()),
+                Check::new("rabbitmq", broker.sum()),
             ]
         }
     });

@@ -1,6 +1,6 @@
 //! `persistence-worker`: the process.
 
-use persistence_worker::{Config, VARIABLES, index, parked, run};
+use persistence_worker::{Config, VARIABLES, index, parked, run, shards};
 use runtime::{cli::Program, shutdown};
 use tracing::info;
 
@@ -10,7 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PROGRAM: Program = Program {
     name: "persistence-worker",
     version: env!("CARGO_PKG_VERSION"),
-    about: "stores the Darda log: RabbitMQ to MongoDB; `persistence-worker parked` looks at what cannot be stored, `persistence-worker index` at the index of search",
+    about: "stores the Darda log: RabbitMQ to MongoDB; `persistence-worker parked` looks at what cannot be stored, `persistence-worker index` at the index of search, `persistence-worker shards` at the queues",
     variables: VARIABLES,
 };
 
@@ -20,6 +20,12 @@ async fn main() -> anyhow::Result<()> {
     match arguments.split_first().map(|(f, r)| (f.as_str(), r)) {
         Some(("parked", arguments)) => return parked::command(arguments).await,
         Some(("index", arguments)) => return index::command(arguments).await,
+        Some(("shards", arguments)) => {
+            if !shards::command(arguments).await? {
+                std::process::exit(1);
+            }
+            return Ok(());
+        }
         _ => {}
     }
     PROGRAM.start()?;

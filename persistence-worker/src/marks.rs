@@ -9,6 +9,7 @@ mod chain;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use backend::cluster::persisted::Head;
 use backend::cluster::{Redis, Store, persisted};
 use backend::{Error, Result};
 use prometheus_client::metrics::counter::Counter;
@@ -25,7 +26,7 @@ const QUEUE_MAX: usize = 256;
 const ROOMS_MAX: usize = 50_000;
 /// Marks raised at once.
 const AT_ONCE_MAX: usize = 200;
-/// The pause after marks were raised. Each costs Redis as much as an event; what comes meanwhile shares the next ones.
+/// The pause after marks were raised: what comes meanwhile shares the next ones.
 const RAISE_PAUSE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
 /// How long a hole may close by itself before MongoDB is asked about it.
@@ -237,8 +238,14 @@ impl Keeper {
     async fn walk(&mut self) -> Result<()> {
         let mut cursor = 0;
         loop {
-            let (next, behind) = persisted::walk(&self.redis, cursor).await?;
-            for (id, mark) in behind {
+            let (next, heads) = persisted::walk(&self.redis, cursor).await?;
+            let behind = heads.into_iter().filter(|head| head.safe > head.persisted);
+            for Head {
+                room: id,
+                persisted: mark,
+                ..
+            } in behind
+            {
                 let known = self.rooms.get(&id).map(|room| room.chain.end());
                 let mut end = known.map_or(mark, |end| end.max(mark));
                 loop {

@@ -22,6 +22,7 @@ pub struct Metrics {
     pub parked: Counter,
     pub violations: Counter,
     pub connections: Counter,
+    pub failing: Gauge,
     pub marks: Counter,
     pub lag: Gauge<f64, std::sync::atomic::AtomicU64>,
     pub segments: Gauge,
@@ -43,6 +44,7 @@ impl Metrics {
             parked: Counter::default(),
             violations: Counter::default(),
             connections: Counter::default(),
+            failing: Gauge::default(),
             marks: Counter::default(),
             lag: Gauge::default(),
             segments: Gauge::default(),
@@ -87,6 +89,11 @@ impl Metrics {
                 "chat_persist_connections",
                 "Connections to the broker that were made",
                 this.connections.clone(),
+            );
+            registry.register(
+                "chat_persist_shards_failing",
+                "Shards that this process cannot consume",
+                this.failing.clone(),
             );
             registry.register(
                 "chat_persist_marks",

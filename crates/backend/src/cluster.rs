@@ -24,6 +24,7 @@ pub mod relay;
 pub mod search;
 mod sequencer;
 pub mod settings;
+pub mod shards;
 pub mod store;
 pub mod topology;
 mod trust;

@@ -3,13 +3,19 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use rand::rngs::StdRng;
 use testbed::Data;
+use tokio::time::{Instant, sleep};
 
+use super::process::named;
 use super::{Fault, secs};
 use crate::system::System;
+
+/// How long it may take to make lost queues anew, and the pause between tries.
+const REPAIR_MAX: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
 
 /// The disk of the only process.
 pub struct OwnDiskFull;
@@ -30,7 +36,8 @@ impl Fault for OwnDiskFull {
     }
 }
 
-/// The disk of RabbitMQ. When there is room again, an operator starts the broker again, for it may have given up.
+/// The disk of RabbitMQ. When there is room again, an operator starts the broker again, for it may have given up, and has
+/// queues made anew that it has lost.
 pub struct BrokersDiskFull;
 
 #[async_trait(?Send)]
@@ -45,7 +52,18 @@ impl Fault for BrokersDiskFull {
     async fn heal(&mut self, system: &mut System) -> Result<()> {
         let servers = &system.servers()?.servers;
         servers.disk()?.clear()?;
-        servers.rabbitmq.restart(Data::Kept).await
+        servers.rabbitmq.restart(Data::Kept).await?;
+        let worker = named(system, "worker-0")?;
+        let (mut is_well, mut said) = worker.command(&["shards", "list"]).await?;
+        let begun = Instant::now();
+        while !is_well {
+            ensure!(begun.elapsed() < REPAIR_MAX, "queues stay lost: {said}");
+            (is_well, said) = worker.command(&["shards", "rebuild"]).await?;
+            println!("  {}", said.trim_end());
+            // Everybody else is busy connecting again, too.
+            sleep(POLL).await;
+        }
+        Ok(())
     }
 
     fn holds(&self) -> Range<Duration> {

@@ -22,7 +22,7 @@ fn any<'a>(system: &'a mut System, kind: &str, random: &mut StdRng) -> Result<&'
 }
 
 /// The process of a name.
-fn named<'a>(system: &'a mut System, name: &str) -> Result<&'a mut Process> {
+pub fn named<'a>(system: &'a mut System, name: &str) -> Result<&'a mut Process> {
     let process = system
         .processes
         .iter_mut()

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Bench {
     pub settings: Settings,
+    pub mongo: Mongo,
     pub store: Store,
     pub redis: Redis,
     topology: Topology,
@@ -65,7 +66,8 @@ impl Bench {
         topology.declare(&channel).await.unwrap();
         topology.open_generation(&channel, 0).await.unwrap();
         Self {
-            store: Store::new(mongo),
+            store: Store::new(mongo.clone()),
+            mongo,
             redis: Redis::new(&settings).unwrap(),
             settings,
             topology,
@@ -102,6 +104,24 @@ impl Bench {
     /// After the broker was restarted.
     pub async fn reconnect(&mut self) {
         (self.connection, self.channel) = connect(&self.settings.rabbitmq.url).await;
+    }
+
+    /// Takes queues of shards away and puts new ones in their places.
+    pub async fn make_anew(&self, shards: &[u16]) {
+        for shard in shards {
+            self.topology
+                .delete_shard(&self.channel, *shard)
+                .await
+                .unwrap();
+            self.topology
+                .declare_shard(&self.channel, *shard)
+                .await
+                .unwrap();
+        }
+        self.topology
+            .open_generation(&self.channel, 0)
+            .await
+            .unwrap();
     }
 
     /// A worker in this process.
@@ -180,10 +200,14 @@ impl Bench {
             .env_remove("DARDA_REDIS_URL")
             .arg("index")
             .args(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output());
-        let output = output.await.unwrap().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(text).unwrap())
+        outcome(command).await
+    }
+
+    /// What `persistence-worker shards` says, and whether it went well.
+    pub async fn shards(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = self.command(&self.settings.rabbitmq.url);
+        command.arg("shards").args(arguments);
+        outcome(command).await
     }
 
     /// Consumes a room's shard by hand, over a connection of its own.
@@ -272,6 +296,13 @@ impl Bench {
         mark.arg(self.redis.room_key(room, "head")).arg("persisted");
         self.redis.query(&mark).await.unwrap_or(0)
     }
+}
+
+async fn outcome(mut command: Command) -> (bool, String) {
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.unwrap().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
 }
 
 async fn connect(url: &str) -> (Connection, Channel) {

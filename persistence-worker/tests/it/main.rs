@@ -4,4 +4,5 @@ mod bench;
 mod index;
 mod outage;
 mod parked;
+mod shards;
 mod store;

@@ -14,7 +14,7 @@ pub const CONTENT_TYPE: &str = "application/x-ndjson";
 const POD_HEADER: &str = "x-darda-pod";
 const AT_HEADER: &str = "x-darda-at";
 /// An envelope is closed when it has this many bytes or events.
-pub const BYTES_MAX: usize = 256 * 1024;
+pub const BYTES_MAX: usize = 64 * 1024;
 pub const EVENTS_MAX: usize = 1000;
 
 /// Where an envelope comes from, as far as it says. For people who look for what became of a message; nothing is decided

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::{Channel, Connection};
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::redis::{Identity, Session};
@@ -24,6 +25,8 @@ use crate::{Error, Result};
 const OPENING_MAX: Duration = Duration::from_secs(5);
 /// Whoever opens gives up before that. The broker has been reached by then, and its queues are there.
 const OPEN_WITHIN: Duration = Duration::from_secs(4);
+/// How often an opening that takes longer says that it goes on.
+const HOLD_EVERY: Duration = Duration::from_secs(1);
 /// A broker that makes queues on several nodes may take this long.
 const BROKER_WITHIN: Duration = Duration::from_secs(15);
 /// Nobody waits longer for what is being found out; that goes on.
@@ -73,6 +76,9 @@ struct Record {
     /// The Redises of earlier generations, newest last.
     former: Vec<Ids>,
     shards: i32,
+    /// Shards whose queues are being made anew: all that was acked in them before this generation is stored.
+    #[serde(default)]
+    saved: Vec<i32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,6 +303,7 @@ impl Generations {
             since: DateTime::now(),
             former: Vec::new(),
             shards: i32::from(self.settings.shards),
+            saved: Vec::new(),
         };
         let (connection, channel) = self.broker().await?;
         let records = self.records();
@@ -316,6 +323,61 @@ impl Generations {
     }
 
     async fn raise(&self, session: &Session, old: &Record, why: &str) -> Result<u64> {
+        let (record, connection, channel) = self.take(session, old, why).await?;
+        self.open_within(session, &record, connection, &channel)
+            .await
+    }
+
+    /// Shards of which everything that was acked is known to be stored, from a call of [`Generations::raise_around`] that
+    /// was broken off.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn saved(&self) -> Result<Vec<u16>> {
+        let record = self.record().await?;
+        let saved = record.into_iter().flat_map(|record| record.saved);
+        Ok(saved.filter_map(|shard| shard.try_into().ok()).collect())
+    }
+
+    /// Raises the generation and does some work in between: nothing is confirmed in the former one any more, and nothing
+    /// can be in the new one yet. Everybody else waits. Until the work is done it is remembered that everything acked in some
+    /// shards is stored (`saved`).
+    ///
+    /// # Errors
+    /// `Unavailable`, and those of the work; then others raise the generation once more after a few seconds.
+    pub async fn raise_around<T>(
+        self: &Arc<Self>,
+        why: &str,
+        saved: &[u16],
+        work: impl AsyncFnOnce(&Channel) -> Result<T>,
+    ) -> Result<T> {
+        let Open { session, .. } = self.current().await?;
+        let own = Ids::from(&session.identity);
+        let record = self.record().await?;
+        let mut old = record
+            .filter(|record| record.state == Phase::Open && record.redis == own)
+            .ok_or_else(not_known_yet)?;
+        old.saved = saved.iter().copied().map(i32::from).collect();
+        let (record, connection, channel) = self.take(&session, &old, why).await?;
+        self.close_older(&record, &channel).await?;
+        let done = tokio::select! {
+            done = work(&channel) => done?,
+            lost = self.hold(&record) => return Err(lost),
+        };
+        let done_with = doc! { "$set": { "since": DateTime::now(), "saved": [] } };
+        self.update_mine(&record, done_with).await?;
+        self.open_within(&session, &record, connection, &channel)
+            .await?;
+        Ok(done)
+    }
+
+    /// Makes the next generation this process's to open.
+    async fn take(
+        &self,
+        session: &Session,
+        old: &Record,
+        why: &str,
+    ) -> Result<(Record, Connection, Channel)> {
         let mut former = old.former.clone();
         if old.redis != Ids::from(&session.identity) {
             former.push(old.redis.clone());
@@ -350,8 +412,34 @@ impl Generations {
             "raising the generation: what only the former one knew is looked up where it is stored"
         );
         self.raised.fetch_add(1, Ordering::Relaxed);
-        self.open_within(session, &record, connection, &channel)
-            .await
+        Ok((record, connection, channel))
+    }
+
+    /// Keeps an opening from being taken for abandoned. Ends when that fails for too long.
+    async fn hold(&self, record: &Record) -> Error {
+        let mut until = Instant::now() + OPEN_WITHIN;
+        loop {
+            tokio::time::sleep(HOLD_EVERY).await;
+            let begun = Instant::now();
+            let now = doc! { "$set": { "since": DateTime::now() } };
+            match self.update_mine(record, now).await {
+                Ok(()) => until = begun + OPEN_WITHIN,
+                Err(error) if Instant::now() >= until => return error,
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn update_mine(&self, record: &Record, update: Document) -> Result<()> {
+        let mine = doc! {
+            "_id": ID, "generation": record.generation, "by": &record.by, "state": "opening",
+        };
+        let records = self.records();
+        let updated = self.mongo.run(records.update_one(mine, update)).await?;
+        if updated.matched_count == 0 {
+            return Err(Error::unavailable("another process opened a generation"));
+        }
+        Ok(())
     }
 
     /// A connection of its own, with everything declared.
@@ -390,12 +478,7 @@ impl Generations {
     /// older exchange once the new one can be used.
     async fn open(&self, session: &Session, record: &Record, channel: &Channel) -> Result<u64> {
         let generation = record.generation.unsigned_abs();
-        for older in generation.saturating_sub(OLDER)..generation {
-            self.topology.close_generation(channel, older).await?;
-        }
-        if generation > 0 {
-            tokio::time::sleep(AGREE).await;
-        }
+        self.close_older(record, channel).await?;
         self.topology.open_generation(channel, generation).await?;
         let number = generation.to_string();
         let set: String = self
@@ -405,17 +488,22 @@ impl Generations {
         if set != "ok" {
             return Err(Error::unavailable("Redis has a newer generation"));
         }
-        let mine = doc! { "_id": ID, "generation": record.generation, "by": &record.by, "state": "opening" };
-        let records = self.records();
-        let opened = self
-            .mongo
-            .run(records.update_one(mine, doc! { "$set": { "state": "open" } }))
-            .await?;
-        if opened.matched_count == 0 {
-            return Err(Error::unavailable("another process opened a generation"));
-        }
+        let open = doc! { "$set": { "state": "open" } };
+        self.update_mine(record, open).await?;
         tracing::info!(generation, "open");
         Ok(generation)
+    }
+
+    /// Takes the exchanges of older generations away, and waits until every node of the broker knows.
+    async fn close_older(&self, record: &Record, channel: &Channel) -> Result<()> {
+        let generation = record.generation.unsigned_abs();
+        for older in generation.saturating_sub(OLDER)..generation {
+            self.topology.close_generation(channel, older).await?;
+        }
+        if generation > 0 {
+            tokio::time::sleep(AGREE).await;
+        }
+        Ok(())
     }
 }
 

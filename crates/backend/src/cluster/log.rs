@@ -4,7 +4,7 @@
 //! ([`read`]).
 
 mod append;
-mod entry;
+pub(super) mod entry;
 mod read;
 mod ways;
 
@@ -167,7 +167,7 @@ impl Core {
     /// The keys of a room, in the order of the functions.
     fn keys(&self, room: &RoomId) -> Vec<String> {
         [
-            "head", "log", "pending", "ids", "idq", "gone", "pods", "ticket",
+            "head", "log", "pending", "ids", "idq", "gone", "pods", "ticket", "left",
         ]
         .map(|what| self.redis.room_key(room, what))
         .to_vec()
@@ -371,12 +371,7 @@ impl Log for ClusterLog {
             let done: String = self
                 .0
                 .redis
-                .call_in(
-                    &open.session,
-                    "log_forget",
-                    &keys[..7],
-                    &[generation.as_bytes()],
-                )
+                .call_in(&open.session, "log_forget", &keys, &[generation.as_bytes()])
                 .await?;
             if done == "ok" {
                 return Ok(());

@@ -33,8 +33,8 @@ pub async fn read(redis: &Redis, rooms: &[RoomId]) -> Result<Vec<Option<Seq>>> {
 /// The first failure; the others are raised nevertheless.
 pub async fn raise(redis: &Redis, marks: &[(RoomId, Seq)]) -> Result<()> {
     let raising = marks.iter().map(|(room, mark)| async move {
-        let keys =
-            ["head", "log", "pending", "ids", "idq", "gone"].map(|k| redis.room_key(room, k));
+        let keys = ["head", "log", "pending", "ids", "idq", "gone", "left"]
+            .map(|k| redis.room_key(room, k));
         let mark = mark.get().to_string();
         redis
             .call::<Value>("log_persisted", &keys, &[mark.as_bytes()])
@@ -46,12 +46,26 @@ pub async fn raise(redis: &Redis, marks: &[(RoomId, Seq)]) -> Result<()> {
     Ok(())
 }
 
+/// What Redis says of a room's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub room: RoomId,
+    /// The last seq that was given out.
+    pub seq: Seq,
+    /// Up to this one all are confirmed.
+    pub safe: Seq,
+    /// Up to this one all are stored.
+    pub persisted: Seq,
+    /// The room has begun anew behind a fence that is not stored, and Redis does not have all of before.
+    pub is_cut: bool,
+}
+
 /// A step of a walk over all rooms that Redis has: from `cursor`, zero at first, to the cursor that is answered, zero at
-/// the end. Answers rooms whose marks are behind what is safe, with their marks.
+/// the end. Rooms that were removed for good have no log any more and are left out.
 ///
 /// # Errors
 /// `Unavailable`.
-pub async fn walk(redis: &Redis, cursor: u64) -> Result<(u64, Vec<(RoomId, Seq)>)> {
+pub async fn walk(redis: &Redis, cursor: u64) -> Result<(u64, Vec<Head>)> {
     let (before, after) = ("room:{", "}:head");
     let mut scan = driver::cmd("SCAN");
     scan.arg(cursor)
@@ -65,19 +79,22 @@ pub async fn walk(redis: &Redis, cursor: u64) -> Result<(u64, Vec<(RoomId, Seq)>
     }
     let mut pipeline = driver::pipe();
     for key in &keys {
-        pipeline.hmget(key, &["safe", "persisted"]);
+        pipeline.hmget(key, &["seq", "safe", "persisted", "fence", "kept"]);
     }
-    let heads: Vec<(Option<u64>, Option<u64>)> = redis.pipeline(&pipeline).await?;
+    let fields: Vec<[Option<u64>; 5]> = redis.pipeline(&pipeline).await?;
     let prefix = redis.key(before);
-    let behind = keys.iter().zip(heads).filter_map(|(key, (safe, mark))| {
-        let mark = mark.unwrap_or(0);
-        if safe? <= mark {
-            return None;
-        }
+    let heads = keys.iter().zip(fields).filter_map(|(key, fields)| {
         let room = key.strip_prefix(&prefix)?.strip_suffix(after)?;
-        Some((RoomId::parse(room).ok()?, seq(mark)?))
+        let [last, safe, persisted, fence, kept] = fields;
+        Some(Head {
+            room: RoomId::parse(room).ok()?,
+            seq: seq(last?)?,
+            safe: seq(safe?)?,
+            persisted: seq(persisted.unwrap_or(0))?,
+            is_cut: fence > persisted && kept.is_none(),
+        })
     });
-    Ok((next, behind.collect()))
+    Ok((next, heads.collect()))
 }
 
 fn seq(number: u64) -> Option<Seq> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::lapin as driver;
 use driver::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use driver::tcp::{AMQPUriTcpExt as _, RustlsConnector};
 use driver::types::{AMQPValue, FieldTable, LongString, ShortString};
@@ -88,8 +89,20 @@ impl Topology {
     /// # Errors
     /// `Unavailable`, also when something of the name exists with other arguments.
     pub async fn declare(&self, channel: &Channel) -> Result<()> {
-        exchange(channel, &self.dead_exchange(), ExchangeKind::Fanout).await?;
         exchange(channel, &self.relay_exchange(), ExchangeKind::Direct).await?;
+        self.declare_parking(channel).await?;
+        for shard in 0..self.shards {
+            self.declare_shard(channel, shard).await?;
+        }
+        Ok(())
+    }
+
+    /// Declares where envelopes are parked.
+    ///
+    /// # Errors
+    /// As [`Topology::declare`].
+    pub async fn declare_parking(&self, channel: &Channel) -> Result<()> {
+        exchange(channel, &self.dead_exchange(), ExchangeKind::Fanout).await?;
         let dead = arguments([
             ("x-queue-type", text("quorum")),
             ("x-overflow", text("reject-publish")),
@@ -97,23 +110,40 @@ impl Topology {
         ]);
         let name = self.dead_queue();
         queue(channel, &name, durable(), dead).await?;
-        bind(channel, &name, &self.dead_exchange(), "").await?;
-        for shard in 0..self.shards {
-            let arguments = arguments([
-                ("x-queue-type", text("quorum")),
-                ("x-single-active-consumer", AMQPValue::Boolean(true)),
-                (
-                    "x-max-length-bytes",
-                    AMQPValue::LongLongInt(SHARD_BYTES_MAX),
-                ),
-                ("x-overflow", text("reject-publish")),
-                ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES_MAX)),
-                ("x-dead-letter-exchange", text(&self.dead_exchange())),
-                ("x-dead-letter-strategy", text("at-least-once")),
-            ]);
-            queue(channel, &self.shard_queue(shard), durable(), arguments).await?;
-        }
-        Ok(())
+        bind(channel, &name, &self.dead_exchange(), "").await
+    }
+
+    /// Declares the queue of one shard.
+    ///
+    /// # Errors
+    /// As [`Topology::declare`].
+    pub async fn declare_shard(&self, channel: &Channel, shard: u16) -> Result<()> {
+        let arguments = arguments([
+            ("x-queue-type", text("quorum")),
+            ("x-single-active-consumer", AMQPValue::Boolean(true)),
+            (
+                "x-max-length-bytes",
+                AMQPValue::LongLongInt(SHARD_BYTES_MAX),
+            ),
+            ("x-overflow", text("reject-publish")),
+            ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES_MAX)),
+            ("x-dead-letter-exchange", text(&self.dead_exchange())),
+            ("x-dead-letter-strategy", text("at-least-once")),
+        ]);
+        queue(channel, &self.shard_queue(shard), durable(), arguments).await
+    }
+
+    /// Deletes the queue of one shard, with everything in it and even when the broker has lost what it consists of.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn delete_shard(&self, channel: &Channel, shard: u16) -> Result<()> {
+        let name = self.shard_queue(shard);
+        channel
+            .queue_delete(name.into(), QueueDeleteOptions::default())
+            .await
+            .map(drop)
+            .map_err(|e| trouble(&e))
     }
 
     /// Makes and binds the exchange of a generation. Only for whoever raises it, once.

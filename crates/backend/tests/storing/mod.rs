@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use backend::cluster::topology::{self, Topology};
-use backend::cluster::{Mongo, Redis, Settings, Store, envelope};
+use backend::cluster::{Mongo, Redis, Settings, Store, envelope, persisted};
 use futures_util::StreamExt as _;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
@@ -57,12 +57,7 @@ async fn consume(
             let mark = marks.entry(room.clone()).or_default();
             let stored = store.contiguous(room, *mark, 100_000).await?;
             *mark = stored;
-            let keys = ["head", "log", "pending", "ids", "idq", "gone"]
-                .map(|what| redis.room_key(room, what));
-            let mark = stored.get().to_string();
-            let _: u64 = redis
-                .call("log_persisted", &keys, &[mark.as_bytes()])
-                .await?;
+            persisted::raise(redis, &[(room.clone(), stored)]).await?;
         }
     }
     Ok(())

@@ -89,8 +89,9 @@ impl Transactions {
             }
             let wait = pause.mul_f64(rand::random_range(0.5..1.5));
             if Instant::now() + wait >= deadline {
+                tracing::debug!(room.id = room.as_str(), %conflict, "a change of a room was given up");
                 return Outcome::Failed(Error::unavailable(format!(
-                    "many changes of the room {room} at once: {conflict}"
+                    "many changes of the room {room} at once"
                 )));
             }
             tokio::time::sleep(wait).await;
@@ -111,7 +112,7 @@ impl Transactions {
         // Also what the driver says of a replica set that it cannot reach.
         match started {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Error::unavailable(format!("mongodb: {error}")).into()),
+            Ok(Err(error)) => return Err(Error::unavailable(format!("mongodb: {}", error.kind)).into()),
             Err(_) => return Err(Error::unavailable("mongodb: no answer in time").into()),
         }
         let body = async {

@@ -1,15 +1,17 @@
 -- The log of rooms. The keys of a room, in the order in which every function takes them (after the generation where it
--- is asked for): head, log, pending, ids, idq, gone, pods, ticket.
+-- is asked for): head, log, pending, ids, idq, gone, pods, ticket, left.
 --
 -- head     hash: gen, seq (the last given out), at (its time), safe (all up to it are confirmed), persisted (all up to it
 --          are in MongoDB), base (the stream has all after it), fence and fence_at (the fence of this generation, where
---          there is one), helped (when somebody last took over pending events), forgotten
+--          there is one), kept (all that Redis had before it is in left, or in MongoDB), helped (when somebody last took
+--          over pending events), forgotten
 -- log      stream of events, entry <seq>-0: p prev (empty at a fence), a time, f from, i id, b body
 -- pending  sorted set of seqs that no broker has confirmed
 -- ids      hash "from|id" -> "seq prev at digest", idq its order, to forget the oldest
 -- gone     sorted set of deleted messages by the seq of their delete
 -- pods     sorted set of pods that have the room by the end of their lease
 -- ticket   who may seed the room
+-- left     stream of what was not stored when the room began anew behind a fence, until that is; the shard queue has it too
 
 local MINUTE = 60 * 1000
 local OLD_MS = 15 * MINUTE         -- an id older than this is looked up where all are
@@ -191,12 +193,29 @@ local function ticket(keys, args)
   return redis.call('SET', keys[2], args[2], 'PX', TICKET_MS, 'NX') and 'ok' or 'later'
 end
 
+-- Keeps what is not stored of a room that begins anew. Answers whether that is all of it, as far as Redis ever knew.
+local function keep(head, log, left)
+  local h = redis.call('HMGET', head, 'seq', 'persisted', 'fence', 'kept')
+  if not h[1] then return false end
+  local last, stored = tonumber(h[1]), tonumber(h[2])
+  if last > stored then
+    redis.call('XTRIM', log, 'MINID', entry(stored + 1))
+    if redis.call('EXISTS', left) == 0 then
+      redis.call('RENAME', log, left)
+    else
+      for _, e in ipairs(redis.call('XRANGE', log, '-', '+')) do redis.call('XADD', left, e[1], unpack(e[2])) end
+    end
+    redis.call('PERSIST', left)
+  end
+  return h[4] or tonumber(h[3] or '0') <= stored
+end
+
 -- keys: generation, then those of the room, all; args: generation, token, last seq in MongoDB, its time, 1 when forgotten
 -- answers: stale, later (somebody else is seeding), ok
 local function seed(keys, args)
   if redis.call('GET', keys[1]) ~= args[1] then return 'stale' end
-  local head, log, pending, ids, idq, gone, own_ticket =
-    keys[2], keys[3], keys[4], keys[5], keys[6], keys[7], keys[9]
+  local head, log, pending, ids, idq, gone, own_ticket, left =
+    keys[2], keys[3], keys[4], keys[5], keys[6], keys[7], keys[9], keys[10]
   local generation = tonumber(args[1])
   local is = tonumber(redis.call('HGET', head, 'gen') or '-1')
   if is == generation then return 'ok' end
@@ -205,8 +224,10 @@ local function seed(keys, args)
   local last, last_at = tonumber(args[3]), tonumber(args[4])
   local of_last = math.floor(last / RANGE)
   if of_last > generation then return 'stale' end
+  local kept = args[5] == '0' and of_last < generation and keep(head, log, left)
   redis.call('DEL', own_ticket, head, log, pending, ids, idq, gone)
   if args[5] == '1' then
+    redis.call('DEL', left)
     redis.call('HSET', head, 'gen', args[1], 'forgotten', '1')
     redis.call('PEXPIRE', head, REMEMBER_MS)
     return 'ok'
@@ -222,15 +243,16 @@ local function seed(keys, args)
   local below = text(fence - 1)
   redis.call('HSET', head, 'gen', args[1], 'seq', text(fence), 'at', at, 'safe', below, 'persisted', below,
     'base', below, 'fence', text(fence), 'fence_at', at)
+  if kept then redis.call('HSET', head, 'kept', '1') end
   redis.call('XADD', log, entry(fence), 'p', '', 'a', at, 'f', '', 'i', '', 'b', '{"kind":"fence"}')
   redis.call('ZADD', pending, text(fence), text(fence))
   return 'fence'
 end
 
--- Everything up to seq is in MongoDB. keys: those of the room up to gone; args: seq
+-- Everything up to seq is in MongoDB. keys: those of the room up to gone, left; args: seq
 local function persisted(keys, args)
-  local head, log, pending, ids, idq, gone = keys[1], keys[2], keys[3], keys[4], keys[5], keys[6]
-  local h = redis.call('HMGET', head, 'gen', 'seq', 'persisted', 'base', 'forgotten')
+  local head, log, pending, ids, idq, gone, left = keys[1], keys[2], keys[3], keys[4], keys[5], keys[6], keys[7]
+  local h = redis.call('HMGET', head, 'gen', 'seq', 'persisted', 'base', 'forgotten', 'fence')
   if not h[1] or h[5] then return 0 end
   local mark, last, was, base = tonumber(args[1]), tonumber(h[2]), tonumber(h[3]), tonumber(h[4])
   -- A mark from another generation, or of a Redis that knew more than this one.
@@ -238,6 +260,8 @@ local function persisted(keys, args)
   if mark > was then
     redis.call('HSET', head, 'persisted', text(mark))
     if redis.call('ZREMRANGEBYSCORE', pending, '-inf', text(mark)) > 0 then settle(head, pending, h[2]) end
+    -- With its fence everything before it is stored.
+    if h[6] and was < tonumber(h[6]) then redis.call('UNLINK', left) end
     was = mark
   end
   local keep = math.min(was, last - KEPT)
@@ -256,10 +280,10 @@ local function persisted(keys, args)
   return was
 end
 
--- keys: generation, then those of the room up to gone; args: generation
+-- keys: generation, then those of the room, all; args: generation
 local function forget(keys, args)
   if redis.call('GET', keys[1]) ~= args[1] then return 'stale' end
-  redis.call('DEL', keys[2], keys[3], keys[4], keys[5], keys[6], keys[7])
+  redis.call('DEL', keys[2], keys[3], keys[4], keys[5], keys[6], keys[7], keys[10])
   redis.call('HSET', keys[2], 'gen', args[1], 'forgotten', '1')
   redis.call('PEXPIRE', keys[2], REMEMBER_MS)
   return 'ok'

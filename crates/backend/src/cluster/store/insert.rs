@@ -172,7 +172,7 @@ impl Store {
         }
         match failure.write_errors.as_deref() {
             Some([first, ..]) => Ok(Some((first.index, Clash::new(first)?))),
-            _ => Err(Error::unavailable(format!("mongodb: {error}"))),
+            _ => Err(Error::unavailable(format!("mongodb: {}", error.kind))),
         }
     }
 
