@@ -11,24 +11,38 @@ ARG NODE_IMAGE=node:22-bookworm-slim
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 # Of the target `dev` alone: it wants tar, with which files are put into a running container.
 ARG DEV_IMAGE=debian:bookworm-slim
+# The stage whose page goes into chat-service: web, or none where it is read from disk.
+ARG PAGE=web
 
-# The web page, which chat-service carries inside.
 FROM ${NODE_IMAGE} AS web
 WORKDIR /src/web
 COPY web/package.json web/package-lock.json ./
 RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund
 COPY web/ ./
-# The empty folder becomes that of the data of standalone, whose image has nothing to make one with.
-RUN npm run build && mkdir /data
+RUN npm run build
+
+FROM ${DEV_IMAGE} AS none
+# The second becomes the data folder of standalone, whose image has nothing to make one with.
+RUN mkdir -p /src/web/dist /data
+
+FROM ${PAGE} AS page
 
 FROM ${RUST_IMAGE} AS build
 # release is what ships; dev compiles fast and reads the page from disk.
 ARG PROFILE=release
 WORKDIR /src
-COPY . .
-# A page built outside may be another one.
-RUN rm -rf web/dist
-COPY --from=web /src/web/dist web/dist
+# Folder by folder, so that a change of anything else compiles nothing.
+COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
+COPY crates crates
+COPY chat-service chat-service
+COPY history-service history-service
+COPY persistence-worker persistence-worker
+COPY standalone standalone
+COPY console console
+COPY loadgen loadgen
+COPY e2e e2e
+COPY --from=page /src/web/dist web/dist
 # The caches are gone after the step, so what is wanted is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
@@ -91,12 +105,13 @@ FROM runtime AS standalone
 LABEL org.opencontainers.image.title="standalone" \
       org.opencontainers.image.description="Darda in one process, with its data in /data"
 COPY --from=binaries /standalone /usr/local/bin/
-COPY --from=web --chown=65532:65532 /data /data
+COPY --from=none --chown=65532:65532 /data /data
 ENV DARDA_DATA_DIR=/data
 EXPOSE 8080 9090
 ENTRYPOINT ["/usr/local/bin/standalone"]
 
-# chat-service for `skaffold dev`, with PROFILE=dev: a program of that profile reads the page where it was compiled.
+# chat-service for `skaffold dev`, with PROFILE=dev and PAGE=none: a program of that profile reads the page from where it was
+# compiled.
 FROM ${DEV_IMAGE} AS dev
 LABEL org.opencontainers.image.title="chat-service" \
       org.opencontainers.image.description="chat-service for development, with the web page beside it"
