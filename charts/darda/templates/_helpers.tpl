@@ -182,23 +182,23 @@ first that asks makes them for the others.
 {{- $name := include "darda.fullname" . -}}
 {{- $passwords := include "darda.passwords" . | fromYaml -}}
 {{- if .Values.redis.bundled }}
-redis-password: {{ index $passwords "redis-password" }}
+redis-password: {{ index $passwords "redis-password" | quote }}
 redis-url: {{ .Values.redis.tls.enabled | ternary "rediss" "redis" }}://darda:{{ index $passwords "redis-password" }}@{{ $name }}-redis:6379
 {{- else if not .Values.redis.external.existingSecret.name }}
 redis-url: {{ .Values.redis.external.url | quote }}
 {{- end }}
 {{- if .Values.rabbitmq.bundled }}
-rabbitmq-password: {{ index $passwords "rabbitmq-password" }}
-rabbitmq-admin-password: {{ index $passwords "rabbitmq-admin-password" }}
-rabbitmq-erlang-cookie: {{ index $passwords "rabbitmq-erlang-cookie" }}
+rabbitmq-password: {{ index $passwords "rabbitmq-password" | quote }}
+rabbitmq-admin-password: {{ index $passwords "rabbitmq-admin-password" | quote }}
+rabbitmq-erlang-cookie: {{ index $passwords "rabbitmq-erlang-cookie" | quote }}
 rabbitmq-url: {{ .Values.rabbitmq.tls.enabled | ternary "amqps" "amqp" }}://darda:{{ index $passwords "rabbitmq-password" }}@{{ $name }}-rabbitmq:{{ .Values.rabbitmq.tls.enabled | ternary 5671 5672 }}/darda
 rabbitmq-admin-url: {{ .Values.rabbitmq.tls.enabled | ternary "https" "http" }}://admin:{{ index $passwords "rabbitmq-admin-password" }}@{{ $name }}-rabbitmq:{{ .Values.rabbitmq.tls.enabled | ternary 15671 15672 }}
 {{- else if not .Values.rabbitmq.external.existingSecret.name }}
 rabbitmq-url: {{ .Values.rabbitmq.external.url | quote }}
 {{- end }}
 {{- if .Values.mongodb.bundled }}
-mongodb-password: {{ index $passwords "mongodb-password" }}
-mongodb-keyfile: {{ index $passwords "mongodb-keyfile" }}
+mongodb-password: {{ index $passwords "mongodb-password" | quote }}
+mongodb-keyfile: {{ index $passwords "mongodb-keyfile" | quote }}
 mongodb-uri: mongodb://darda:{{ index $passwords "mongodb-password" }}@{{ include "darda.mongodbMembers" . }}/darda?replicaSet=rs0&authSource=admin{{ .Values.mongodb.tls.enabled | ternary "&tls=true" "" }}
 {{- else if not .Values.mongodb.external.existingSecret.name }}
 mongodb-uri: {{ .Values.mongodb.external.url | quote }}
