@@ -275,11 +275,18 @@ fn distance(a: &str, b: &str) -> usize {
 /// The text of `--help`.
 #[must_use]
 pub fn help(program: &str, about: &str, variables: &[&[Variable]]) -> String {
-    let mut text = format!(
-        "{program}: {about}\n\nUsage: {program} [--help | --version]\n\n\
-         Everything is set by environment variables. An empty one counts as not set. Each may be read from a file\n\
+    format!(
+        "{program}: {about}\n\nUsage: {program} [--help | --version]\n\n{}",
+        described(variables)
+    )
+}
+
+/// Every variable, with its default and meaning.
+#[must_use]
+pub fn described(variables: &[&[Variable]]) -> String {
+    let mut text = "Everything is set by environment variables. An empty one counts as not set. Each may be read from a file\n\
          instead: NAME_FILE=/path/to/file.\n\n"
-    );
+        .to_owned();
     for variable in variables.iter().flat_map(|list| list.iter()) {
         let default = match variable.default {
             "" => String::new(),

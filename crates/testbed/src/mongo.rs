@@ -56,12 +56,19 @@ pub struct Member {
     process: Process,
     port: u16,
     certificate: Option<Certificate>,
-    /// Only users may do something.
-    is_closed: bool,
+    /// What members know each other by. With it only users may do something.
+    key: Option<String>,
     cache_mib: u32,
 }
 
 impl Mongo {
+    /// Starts members that have a key file and no user, and of which nobody made a set: who knows the key can.
+    pub async fn start_bare(options: MongoOptions, key: &str) -> Result<Self> {
+        let folders = vec![Folder::Private; options.members];
+        let key = Some(key.to_owned());
+        ports::retried(|| Self::spawn_in(folders.clone(), &[], &options, key.clone())).await
+    }
+
     /// Starts a set of 1 to 7 members and waits until it has a primary.
     pub async fn start(members: usize) -> Result<Self> {
         let options = MongoOptions {
@@ -83,6 +90,26 @@ impl Mongo {
         ports: &[u16],
         options: &MongoOptions,
     ) -> Result<Self> {
+        let key = options.user.is_some().then(|| "members".repeat(8));
+        let mongo = Self::spawn_in(folders, ports, options, key).await?;
+        mongo.initiate().await?;
+        let primary = mongo.wait_for_primary().await?;
+        if let Some((user, password)) = &options.user {
+            // As long as there is no user, somebody on this machine may make the first.
+            let roles = ["root"];
+            let user = doc! { "createUser": user, "pwd": password, "roles": roles };
+            primary.admin(user).await?;
+        }
+        Ok(mongo)
+    }
+
+    /// The members, each of which answers.
+    async fn spawn_in(
+        folders: Vec<Folder>,
+        ports: &[u16],
+        options: &MongoOptions,
+        key: Option<String>,
+    ) -> Result<Self> {
         ensure!(
             (1..=7).contains(&folders.len()),
             "a replica set has 1 to 7 members"
@@ -95,7 +122,7 @@ impl Mongo {
                 process,
                 port,
                 certificate: options.certificate.clone(),
-                is_closed: options.user.is_some(),
+                key: key.clone(),
                 cache_mib: options.cache_mib,
             };
             member.spawn()?;
@@ -104,14 +131,6 @@ impl Mongo {
         let mongo = Self { members };
         for member in &mongo.members {
             member.ready().await?;
-        }
-        mongo.initiate().await?;
-        let primary = mongo.wait_for_primary().await?;
-        if let Some((user, password)) = &options.user {
-            // As long as there is no user, somebody on this machine may make the first.
-            let roles = ["root"];
-            let user = doc! { "createUser": user, "pwd": password, "roles": roles };
-            primary.admin(user).await?;
         }
         Ok(mongo)
     }
@@ -338,11 +357,10 @@ impl Member {
                 .arg("--tlsCertificateKeyFile")
                 .arg(certificate.both());
         }
-        if self.is_closed {
-            // What members know each other by.
-            let key = self.process.folder().join("key");
-            write_secret(&key, &"members".repeat(8))?;
-            command.arg("--keyFile").arg(key);
+        if let Some(key) = &self.key {
+            let file = self.process.folder().join("key");
+            write_secret(&file, key)?;
+            command.arg("--keyFile").arg(file);
         }
         self.process.spawn(command)
     }

@@ -49,9 +49,11 @@ pub struct RabbitMqOptions {
     pub generation: Generation,
     /// Speak TLS too, at a port of its own. Only the installed one.
     pub certificate: Option<Certificate>,
+    /// With the management API, at a port of its own.
+    pub management: bool,
 }
 
-/// A running RabbitMQ without plugins; user `guest` may do everything.
+/// A running RabbitMQ without other plugins; user `guest` may do everything.
 pub struct RabbitMq {
     options: RabbitMqOptions,
     process: Process,
@@ -59,6 +61,7 @@ pub struct RabbitMq {
     epmd: Process,
     port: u16,
     tls_port: Option<u16>,
+    management_port: Option<u16>,
     dist_port: u16,
     epmd_port: u16,
 }
@@ -85,6 +88,7 @@ impl RabbitMq {
     ) -> Result<Self> {
         let rabbitmq = Self {
             tls_port: ports::free_if(options.certificate.is_some())?,
+            management_port: ports::free_if(options.management)?,
             options,
             process: Process::new("rabbitmq", folder)?,
             epmd: Process::new("epmd", Folder::Private)?,
@@ -122,6 +126,11 @@ impl RabbitMq {
     /// Where it speaks TLS, if it does.
     pub fn tls_addr(&self) -> Option<SocketAddr> {
         Some((Ipv4Addr::LOCALHOST, self.tls_port?).into())
+    }
+
+    /// Where its management API is, if it has one.
+    pub fn management_addr(&self) -> Option<SocketAddr> {
+        Some((Ipv4Addr::LOCALHOST, self.management_port?).into())
     }
 
     pub fn pid(&self) -> u32 {
@@ -232,9 +241,21 @@ impl RabbitMq {
 
     fn command(&self) -> Result<Command> {
         let folder = self.process.folder();
-        let config = format!("{CONFIG}{}", self.tls_config());
+        let management = self.management_addr();
+        let (plugin, listener) = match management {
+            Some(addr) => (
+                "rabbitmq_management",
+                format!(
+                    "management.tcp.ip = {}\nmanagement.tcp.port = {}\n",
+                    addr.ip(),
+                    addr.port()
+                ),
+            ),
+            None => ("", String::new()),
+        };
+        let config = format!("{CONFIG}{}{listener}", self.tls_config());
         fs::write(folder.join("rabbitmq.conf"), config)?;
-        fs::write(folder.join("enabled_plugins"), "[].\n")?;
+        fs::write(folder.join("enabled_plugins"), format!("[{plugin}].\n"))?;
         fs::write(folder.join("env.conf"), "")?;
         let mut command = self.script("rabbitmq-server")?;
         command

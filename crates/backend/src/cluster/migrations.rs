@@ -122,6 +122,14 @@ pub async fn migrate(mongo: &Mongo) -> Result<()> {
     migrate_by(mongo, MIGRATIONS).await
 }
 
+/// Whether [`migrate`] has nothing to do.
+///
+/// # Errors
+/// `Unavailable`.
+pub async fn is_current(mongo: &Mongo) -> Result<bool> {
+    is_done(mongo, MIGRATIONS).await
+}
+
 async fn migrate_by(mongo: &Mongo, migrations: &'static [Migration]) -> Result<()> {
     let holder = uuid::Uuid::now_v7().to_string();
     let waited = tokio::time::timeout(WAIT_MAX, async {

@@ -57,8 +57,7 @@ impl Mongo {
     /// # Errors
     /// As [`Mongo::new`].
     pub async fn open(endpoint: &Endpoint, namespace: &str) -> Result<Self> {
-        let refused = |e: driver::error::Error| Error::Refused(format!("DARDA_MONGODB_URI: {e}"));
-        let mut options = ClientOptions::parse(&endpoint.url).await.map_err(refused)?;
+        let mut options = options(endpoint).await?;
         let app_name = options.app_name.get_or_insert_with(|| "darda".to_owned());
         let app_name = app_name.as_str().into();
         options.server_selection_timeout = Some(SELECT_WITHIN);
@@ -70,9 +69,6 @@ impl Mongo {
         options.read_concern = Some(ReadConcern::majority());
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
-        if let Some(Tls::Enabled(tls)) = &mut options.tls {
-            trust(tls, endpoint);
-        }
         let name = options
             .default_database
             .clone()
@@ -213,6 +209,22 @@ impl Mongo {
             }
         }
     }
+}
+
+/// What the URI says, with the trust that is configured.
+///
+/// # Errors
+/// `Refused` when the URI cannot be used.
+pub async fn options(endpoint: &Endpoint) -> Result<ClientOptions> {
+    let mut options = ClientOptions::parse(&endpoint.url).await.map_err(refused)?;
+    if let Some(Tls::Enabled(tls)) = &mut options.tls {
+        trust(tls, endpoint);
+    }
+    Ok(options)
+}
+
+fn refused(error: driver::error::Error) -> Error {
+    Error::Refused(format!("{}: {error}", MONGODB.url))
 }
 
 fn trust(tls: &mut TlsOptions, endpoint: &Endpoint) {

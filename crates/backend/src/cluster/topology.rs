@@ -146,6 +146,38 @@ impl Topology {
             .map_err(|e| trouble(&e))
     }
 
+    /// What [`Topology::declare`] would make: the names of exchanges and queues that are not there. Changes nothing. Bindings and
+    /// arguments cannot be asked for.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn missing(&self, connection: &Connection) -> Result<Vec<String>> {
+        let queues = [self.dead_queue()].into_iter();
+        let queues = queues.chain((0..self.shards).map(|shard| self.shard_queue(shard)));
+        let mut missing = Vec::new();
+        for (name, kind) in self.exchanges() {
+            let channel = connection.create_channel().await.map_err(|e| trouble(&e))?;
+            if !has_exchange(&channel, &name, kind).await? {
+                missing.push(name);
+            }
+        }
+        for name in queues {
+            let channel = connection.create_channel().await.map_err(|e| trouble(&e))?;
+            if !has_queue(&channel, &name).await? {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Those that belong to no generation.
+    fn exchanges(&self) -> [(String, ExchangeKind); 2] {
+        [
+            (self.dead_exchange(), ExchangeKind::Fanout),
+            (self.relay_exchange(), ExchangeKind::Direct),
+        ]
+    }
+
     /// Makes and binds the exchange of a generation. Only for whoever raises it, once.
     ///
     /// # Errors
@@ -207,6 +239,17 @@ pub const EVERY_POD: &str = "*";
 /// # Errors
 /// `Unavailable` when there is no connection within three seconds; `Refused` when the certificate file cannot be read.
 pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Connection> {
+    attempt(endpoint, name).await?.map_err(|e| trouble(&e))
+}
+
+/// As [`connect`] for callers who tell errors apart: the inner result is what the broker refused.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn attempt(
+    endpoint: &Endpoint,
+    name: &str,
+) -> Result<std::result::Result<Connection, driver::Error>> {
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
     let mut uri: AMQPUri = endpoint
         .url
@@ -234,8 +277,7 @@ pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Connection> {
     let connecting = Connection::connector(uri, runtime, greet, properties);
     tokio::time::timeout(CONNECT_WITHIN, connecting)
         .await
-        .map_err(|_| Error::unavailable("rabbitmq: no connection in time"))?
-        .map_err(|e| trouble(&e))
+        .map_err(|_| Error::unavailable("rabbitmq: no connection in time"))
 }
 
 /// What a caller can do about an error of the driver.
@@ -273,6 +315,48 @@ async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<(
         .exchange_declare(name.into(), kind, options, FieldTable::default())
         .await
         .map_err(|e| trouble(&e))
+}
+
+/// A broker that does not know the name closes the channel.
+async fn has_exchange(channel: &Channel, name: &str, kind: ExchangeKind) -> Result<bool> {
+    let options = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let there = channel.exchange_declare(name.into(), kind, options, FieldTable::default());
+    is_there(channel, there.await).await
+}
+
+async fn has_queue(channel: &Channel, name: &str) -> Result<bool> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let there = channel.queue_declare(name.into(), options, FieldTable::default());
+    is_there(channel, there.await.map(drop)).await
+}
+
+async fn is_there(channel: &Channel, there: driver::Result<()>) -> Result<bool> {
+    match there {
+        Ok(()) => channel
+            .close(200, "looked".into())
+            .await
+            .map(|()| true)
+            .map_err(|e| trouble(&e)),
+        Err(error) if code(&error) == Some(NOT_FOUND) => Ok(false),
+        Err(error) => Err(trouble(&error)),
+    }
+}
+
+const NOT_FOUND: u16 = 404;
+
+/// The number by which the broker refused, if it did.
+#[must_use]
+pub fn code(error: &driver::Error) -> Option<u16> {
+    match error.kind() {
+        driver::ErrorKind::ProtocolError(refusal) => Some(refusal.get_id()),
+        _ => None,
+    }
 }
 
 async fn queue(

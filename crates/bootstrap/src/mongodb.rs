@@ -1,0 +1,142 @@
+//! MongoDB: the replica set, member by member, and the user of the programs.
+//!
+//! Members are asked directly and as `__system`, the user that they are to each other, whose password is the contents of
+//! their key file. So it works before there is a user or a primary, and from another machine.
+
+mod config;
+mod member;
+mod plan;
+mod set;
+mod user;
+
+use crate::config::ReplicaSet;
+use crate::report::Found;
+use crate::wait::{self, Step, Trouble};
+use anyhow::Result;
+use backend::cluster::settings::Endpoint;
+use std::time::Duration;
+use tracing::{info, warn};
+
+use plan::Plan;
+use set::Set;
+use user::Users;
+
+/// A replica set that is to be made.
+pub struct Making<'a> {
+    wanted: &'a ReplicaSet,
+    wait: Duration,
+    set: Set,
+    users: Users,
+}
+
+impl<'a> Making<'a> {
+    /// Prepares connections to the members; makes none.
+    ///
+    /// # Errors
+    /// When the URI cannot be used.
+    pub async fn new(endpoint: &Endpoint, wanted: &'a ReplicaSet, wait: Duration) -> Result<Self> {
+        let options = wait::until(wait, async || {
+            Ok(backend::cluster::mongo::options(endpoint).await?)
+        });
+        let options = options.await?;
+        Ok(Self {
+            wanted,
+            wait,
+            set: Set::new(&options, wanted)?,
+            users: Users::new(options, wanted.user.clone()),
+        })
+    }
+
+    /// Until there is a primary that has the user: what programs need.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub async fn begin(&self) -> Result<()> {
+        wait::steps(self.wait, async || {
+            let view = self.set.look().await;
+            match plan::plan(self.wanted, &view) {
+                Plan::Refuse(why) => Err(Trouble::Lasting(why)),
+                _ if view.leader.is_some() => Ok(Step::Done(())),
+                plan => self.carry_out(plan).await.map(|_| Step::Further),
+            }
+        })
+        .await?;
+        wait::steps(self.wait, async || {
+            let leader = self.set.leader().await?;
+            let lacking = self.users.look(&leader).await?;
+            let Some(change) = lacking.first() else {
+                return Ok(Step::Done(()));
+            };
+            self.users.make(&leader, *change).await?;
+            info!("mongodb: {}", self.users.made(*change));
+            Ok(Step::Further)
+        })
+        .await?;
+        info!("mongodb: {}", self.users.in_order());
+        Ok(())
+    }
+
+    /// Until every member belongs to it and has the data.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub async fn grow(&self) -> Result<()> {
+        let strangers = wait::steps(self.wait, async || {
+            let view = self.set.look().await;
+            self.carry_out(plan::plan(self.wanted, &view)).await
+        });
+        for stranger in strangers.await? {
+            warn!(
+                "mongodb: {stranger} belongs to the replica set and is not among the members named; it stays"
+            );
+        }
+        info!("mongodb: {}", self.set.in_order());
+        Ok(())
+    }
+
+    /// What [`Making::begin`] and [`Making::grow`] would do.
+    pub async fn check(&self) -> Vec<Found> {
+        let view = self.set.look().await;
+        let set = match plan::plan(self.wanted, &view) {
+            Plan::Done { .. } => Found::InOrder(format!("mongodb: {}", self.set.in_order())),
+            Plan::Wait(why) | Plan::Refuse(why) => Found::Wrong(why),
+            change => Found::Lacking(format!("{change}, in MongoDB")),
+        };
+        let user = match &view.leader {
+            None => vec![Found::Wrong(format!(
+                "mongodb: without a primary nobody knows of {}",
+                self.users.in_order()
+            ))],
+            Some(leader) => match self.users.look(&leader.member).await {
+                Err(trouble) => vec![trouble.into()],
+                Ok(lacking) if lacking.is_empty() => {
+                    vec![Found::InOrder(format!(
+                        "mongodb: {}",
+                        self.users.in_order()
+                    ))]
+                }
+                Ok(lacking) => lacking
+                    .into_iter()
+                    .map(|change| {
+                        Found::Lacking(format!("{}, in MongoDB", self.users.wish(change)))
+                    })
+                    .collect(),
+            },
+        };
+        [vec![set], user].concat()
+    }
+
+    /// The answer, when nothing is left to do: members that nobody named.
+    async fn carry_out(&self, plan: Plan) -> Result<Step<Vec<String>>, Trouble> {
+        match plan {
+            Plan::Done { strangers } => return Ok(Step::Done(strangers)),
+            Plan::Wait(why) => return Err(Trouble::Passing(why)),
+            Plan::Refuse(why) => return Err(Trouble::Lasting(why)),
+            change => {
+                self.set.carry_out(&change).await?;
+                info!("mongodb: {}", change.done());
+            }
+        }
+        Ok(Step::Further)
+    }
+}

@@ -1,0 +1,4 @@
+//! The program over real servers.
+
+mod bench;
+mod mongodb;
