@@ -15,13 +15,17 @@ mod report;
 pub mod secrets;
 mod wait;
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use backend::cluster::{Mongo, migrations};
-use tracing::{error, info};
+use tracing::{info, warn};
 
 pub use config::{Config, Host, Hosts, SecretConfig, VARIABLES};
 use report::Found;
 use wait::Trouble;
+
+const MIGRATED: &str = "mongodb: collections and indexes are those of this version";
 
 /// Makes everything that is lacking. The three servers are looked after at once, since they come up in any order.
 ///
@@ -74,7 +78,7 @@ async fn mongodb(config: &Config) -> Result<()> {
         None => None,
     };
     said(wait::until(config.wait, async || migrate(config).await).await)?;
-    info!("mongodb: collections and indexes are those of this version");
+    info!("{MIGRATED}");
     match set {
         Some(set) => said(set.grow().await),
         None => Ok(()),
@@ -88,7 +92,7 @@ async fn rabbitmq(config: &Config) -> Result<()> {
 
 /// What ends one server's part is said when it happens: another server may still be waited for.
 fn said(done: Result<()>) -> Result<()> {
-    done.inspect_err(|why| error!("{why:#}"))
+    done.inspect_err(|why| warn!("given up: {why:#}"))
 }
 
 async fn migrate(config: &Config) -> Result<(), Trouble> {
@@ -96,20 +100,25 @@ async fn migrate(config: &Config) -> Result<(), Trouble> {
     Ok(migrations::migrate(&mongo).await?)
 }
 
+/// Who cannot sign in cannot look at the database.
 async fn check_mongodb(config: &Config) -> Vec<Found> {
     let mut found = Vec::new();
     if let Some(wanted) = &config.replica_set {
-        match mongodb::Making::new(&config.settings.mongodb, wanted, std::time::Duration::ZERO)
-            .await
-        {
-            Ok(set) => found.extend(set.check().await),
-            Err(error) => found.push(Found::Wrong(format!("{error:#}"))),
+        let endpoint = &config.settings.mongodb;
+        let set = match mongodb::Making::new(endpoint, wanted, Duration::ZERO).await {
+            Ok(set) => set,
+            Err(error) => return vec![Found::Wrong(format!("{error:#}"))],
+        };
+        let (in_set, of_user) = tokio::join!(set.check_set(), set.check_user());
+        found.push(in_set);
+        let may_sign_in = of_user.iter().all(Found::is_in_order);
+        found.extend(of_user);
+        if !may_sign_in {
+            return found;
         }
     }
     found.push(match is_migrated(config).await {
-        Ok(true) => {
-            Found::InOrder("mongodb: collections and indexes are those of this version".to_owned())
-        }
+        Ok(true) => Found::InOrder(MIGRATED.to_owned()),
         Ok(false) => Found::Lacking("make collections and indexes, in MongoDB".to_owned()),
         Err(trouble) => trouble.into(),
     });

@@ -94,36 +94,33 @@ impl<'a> Making<'a> {
         Ok(())
     }
 
-    /// What [`Making::begin`] and [`Making::grow`] would do.
-    pub async fn check(&self) -> Vec<Found> {
-        let view = self.set.look().await;
-        let set = match plan::plan(self.wanted, &view) {
+    /// What [`Making::grow`] would do to the set.
+    pub async fn check_set(&self) -> Found {
+        match plan::plan(self.wanted, &self.set.look().await) {
             Plan::Done { .. } => Found::InOrder(format!("mongodb: {}", self.set.in_order())),
             Plan::Wait(why) | Plan::Refuse(why) => Found::Wrong(why),
             change => Found::Lacking(format!("{change}, in MongoDB")),
-        };
-        let user = match &view.leader {
-            None => vec![Found::Wrong(format!(
-                "mongodb: without a primary nobody knows of {}",
-                self.users.in_order()
-            ))],
-            Some(leader) => match self.users.look(&leader.member).await {
-                Err(trouble) => vec![trouble.into()],
-                Ok(lacking) if lacking.is_empty() => {
-                    vec![Found::InOrder(format!(
-                        "mongodb: {}",
-                        self.users.in_order()
-                    ))]
-                }
-                Ok(lacking) => lacking
-                    .into_iter()
-                    .map(|change| {
-                        Found::Lacking(format!("{}, in MongoDB", self.users.wish(change)))
-                    })
-                    .collect(),
-            },
-        };
-        [vec![set], user].concat()
+        }
+    }
+
+    /// What [`Making::begin`] would do to the user, of whom nobody knows without a primary.
+    pub async fn check_user(&self) -> Vec<Found> {
+        let lacking = async { self.users.look(&self.set.leader().await?).await };
+        match lacking.await {
+            Err(trouble) => vec![trouble.into()],
+            Ok(lacking) if lacking.is_empty() => {
+                vec![Found::InOrder(format!(
+                    "mongodb: {}",
+                    self.users.in_order()
+                ))]
+            }
+            Ok(lacking) => {
+                let wishes = lacking.into_iter().map(|change| self.users.wish(change));
+                wishes
+                    .map(|wish| Found::Lacking(format!("{wish}, in MongoDB")))
+                    .collect()
+            }
+        }
     }
 
     /// The answer, when nothing is left to do: members that nobody named.

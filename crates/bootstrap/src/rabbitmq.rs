@@ -63,28 +63,30 @@ impl<'a> Making<'a> {
         wait::until(self.wait, async || self.declare().await).await
     }
 
-    /// What [`Making::run`] would do.
+    /// What [`Making::run`] would do. Who cannot sign in cannot look at queues.
     pub async fn check(&self) -> Vec<Found> {
-        let mut found = Vec::new();
         if let Some(api) = &self.api {
             match self.lacking(api).await {
-                Ok(lacking) if lacking.is_empty() => {
-                    found.push(Found::InOrder(format!("rabbitmq: {}", api.in_order())));
+                Ok(lacking) if lacking.is_empty() => {}
+                Ok(lacking) => {
+                    let wishes = lacking.iter().map(|change| api.wish(change));
+                    return wishes
+                        .map(|wish| Found::Lacking(format!("{wish}, in RabbitMQ")))
+                        .collect();
                 }
-                Ok(lacking) => found.extend(
-                    lacking
-                        .iter()
-                        .map(|change| Found::Lacking(format!("{}, in RabbitMQ", api.wish(change)))),
-                ),
-                Err(trouble) => found.push(trouble.into()),
+                Err(trouble) => return vec![trouble.into()],
             }
         }
-        found.push(match self.missing().await {
+        let queues = match self.missing().await {
             Ok(missing) if missing.is_empty() => Found::InOrder(self.declared()),
             Ok(missing) => Found::Lacking(format!("declare {}, in RabbitMQ", missing.join(", "))),
             Err(trouble) => trouble.into(),
-        });
-        found
+        };
+        let user = self
+            .api
+            .as_ref()
+            .map(|api| Found::InOrder(format!("rabbitmq: {}", api.in_order())));
+        user.into_iter().chain([queues]).collect()
     }
 
     /// What the management API says, and whether the user can sign in as programs do.

@@ -21,6 +21,13 @@ impl From<Trouble> for Found {
     }
 }
 
+impl Found {
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        matches!(self, Self::InOrder(_))
+    }
+}
+
 /// Logs a line for each.
 ///
 /// # Errors
@@ -33,7 +40,7 @@ pub fn report(found: &[Found]) -> anyhow::Result<()> {
             Found::Lacking(what) => warn!("run would {what}"),
             Found::Wrong(why) => warn!("{why}"),
         }
-        other += usize::from(!matches!(one, Found::InOrder(_)));
+        other += usize::from(!one.is_in_order());
     }
     match other {
         0 => Ok(()),

@@ -51,8 +51,20 @@ enum Format {
 /// # Errors
 /// When one of [`VARIABLES`] is bad.
 pub fn init() -> Result<(), EnvError> {
+    init_without(&[])
+}
+
+/// As [`init`], for a program that says better itself what some libraries would; naming these in DARDA_LOG brings them back.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_without(libraries: &[&str]) -> Result<(), EnvError> {
     let config: Config = env::read("DARDA_")?;
-    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.log)).map_err(|error| {
+    let quiet: String = libraries
+        .iter()
+        .map(|name| format!("{name}=off,"))
+        .collect();
+    let filter = EnvFilter::try_new(format!("{QUIET},{quiet}{}", config.log)).map_err(|error| {
         EnvError::new(
             "DARDA_LOG",
             format!("{error}; use a level such as info, or info,chat_service=debug"),

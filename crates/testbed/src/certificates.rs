@@ -82,11 +82,13 @@ impl Certificate {
         &self.authority
     }
 
-    pub(crate) fn chain(&self) -> &Path {
+    /// The certificate in PEM, for who serves something else than what is here.
+    pub fn chain(&self) -> &Path {
         &self.chain
     }
 
-    pub(crate) fn key(&self) -> &Path {
+    /// The key to it in PEM.
+    pub fn key(&self) -> &Path {
         &self.key
     }
 

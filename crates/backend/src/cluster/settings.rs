@@ -266,16 +266,16 @@ impl Flat {
 }
 
 /// The variables of one server, and how its addresses begin.
-pub(super) struct Server {
-    pub url: &'static str,
+pub struct Server {
+    pub(super) url: &'static str,
     verify: &'static str,
-    pub ca_file: &'static str,
+    pub(super) ca_file: &'static str,
     schemes: [&'static str; 2],
     /// Whether an address asks for TLS.
     is_tls: fn(&str) -> bool,
 }
 
-pub(super) const REDIS: Server = Server {
+pub const REDIS: Server = Server {
     url: "DARDA_REDIS_URL",
     verify: "DARDA_REDIS_TLS_VERIFY",
     ca_file: "DARDA_REDIS_CA_FILE",
@@ -283,7 +283,7 @@ pub(super) const REDIS: Server = Server {
     is_tls: |url| url.starts_with("rediss://"),
 };
 
-pub(super) const RABBITMQ: Server = Server {
+pub const RABBITMQ: Server = Server {
     url: "DARDA_RABBITMQ_URL",
     verify: "DARDA_RABBITMQ_TLS_VERIFY",
     ca_file: "DARDA_RABBITMQ_CA_FILE",
@@ -291,7 +291,7 @@ pub(super) const RABBITMQ: Server = Server {
     is_tls: |url| url.starts_with("amqps://"),
 };
 
-pub(super) const MONGODB: Server = Server {
+pub const MONGODB: Server = Server {
     url: "DARDA_MONGODB_URI",
     verify: "DARDA_MONGODB_TLS_VERIFY",
     ca_file: "DARDA_MONGODB_CA_FILE",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend::cluster::mongo;
+use backend::cluster::settings::MONGODB;
 use mongodb::Client;
 use mongodb::bson::Document;
 use mongodb::error::{Error, ErrorKind};
@@ -79,20 +79,50 @@ impl Member {
 fn code(error: &Error) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => Some(command.code),
-        ErrorKind::Authentication { .. } => Some(AUTHENTICATION_FAILED),
+        _ if is_locked_out(error) => Some(AUTHENTICATION_FAILED),
         _ => None,
+    }
+}
+
+/// For a while after the first refusal the driver does not ask again, and knows the reason as text.
+fn is_locked_out(error: &Error) -> bool {
+    match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => true,
+        ErrorKind::ServerSelection { message, .. } => message.contains("AuthenticationFailed"),
+        _ => false,
     }
 }
 
 fn why(error: &Error) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => format!("refuses: {}", command.message),
-        ErrorKind::Authentication { .. } => {
+        _ if is_locked_out(error) => {
             format!("does not let members in with {KEY}: it has another key file")
         }
-        _ => match mongo::trouble(error) {
-            backend::Error::Unavailable { message, .. } => format!("does not answer: {message}"),
-            other => format!("cannot be asked: {other}"),
-        },
+        ErrorKind::ServerSelection { message, .. } => {
+            format!("does not answer: {}", MONGODB.explain(cause(message)))
+        }
+        other => format!("does not answer: {}", MONGODB.explain(&other.to_string())),
+    }
+}
+
+/// The one server's error, from a description of the whole topology.
+fn cause(message: &str) -> &str {
+    let cause = message.split_once("Error: Kind: ");
+    cause.map_or(message, |(_, rest)| {
+        rest.split(", labels:").next().unwrap_or(rest)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_found_in_the_drivers_words() {
+        let words = "Server selection timeout: No available servers. Topology: { Type: Single, Servers: [ { Address: a:1, \
+                     Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: {}, source: None } ] }";
+        assert_eq!(cause(words), "I/O error: Connection refused (os error 111)");
+        assert_eq!(cause("something else"), "something else");
     }
 }

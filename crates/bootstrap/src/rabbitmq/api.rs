@@ -1,6 +1,7 @@
 //! The management API of RabbitMQ.
 
 use anyhow::{Result, anyhow};
+use backend::cluster::settings::RABBITMQ;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -207,6 +208,7 @@ impl Api {
     async fn ask(&self, method: Method, path: &str) -> Result<Answer, Trouble> {
         let answer = self.http.ask(method, path).await;
         answer.map_err(|why| {
+            let why = RABBITMQ.explain(&why);
             Trouble::Passing(format!(
                 "rabbitmq: the management API at {ADMIN_URL} does not answer: {why}"
             ))

@@ -2,3 +2,7 @@
 
 mod bench;
 mod mongodb;
+mod rabbitmq;
+mod redis;
+mod secrets;
+mod variables;
