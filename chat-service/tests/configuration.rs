@@ -22,7 +22,11 @@ fn table(variables: &[Variable]) -> String {
 
 /// The lists of all programs. Those of standalone are among them, as its own tests check.
 fn lists() -> impl Iterator<Item = &'static [Variable]> {
-    let programs = [chat_service::VARIABLES, history_service::VARIABLES];
+    let programs = [
+        chat_service::VARIABLES,
+        history_service::VARIABLES,
+        bootstrap::VARIABLES,
+    ];
     programs.into_iter().flatten().copied()
 }
 

@@ -75,8 +75,11 @@ async fn mongo() -> &'static Mongo {
 
 impl Bench {
     async fn new() -> Self {
+        Self::over(rabbitmq().await).await
+    }
+
+    pub async fn over(rabbitmq: &RabbitMq) -> Self {
         let namespace = testbed::namespace();
-        let rabbitmq = rabbitmq().await;
         let management = rabbitmq.management_addr().expect("a management API");
         let amqp = rabbitmq.addr();
         let redis = redis().await.url();

@@ -1,6 +1,7 @@
 //! Virtual host, user, rights and queues.
 
 use serde_json::json;
+use testbed::{Generation, RabbitMq, RabbitMqOptions};
 
 use super::bench::{Bench, with_bench};
 
@@ -94,6 +95,30 @@ async fn what_was_changed_is_set_right() {
             .has("run would declare");
         bench.run().await.well().has("declared").has_not("shard.0,");
         bench.run().await.well().made_nothing();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newer_broker_is_made_ready_as_well() {
+    let generation = Generation::V4;
+    if let Some(what) = RabbitMq::missing_with(generation) {
+        return testbed::skipped(what);
+    }
+    with_bench(async |_| {
+        let options = RabbitMqOptions {
+            generation,
+            management: true,
+            ..RabbitMqOptions::default()
+        };
+        let rabbitmq = RabbitMq::start_with(options).await.unwrap();
+        let bench = Bench::over(&rabbitmq).await.with_shared_mongodb().await;
+        bench.run().await.well();
+        let other = json!({ "password": "another", "tags": "administrator" });
+        bench.ask_rabbitmq("PUT", &bench.user(), Some(other)).await;
+        bench.run().await.well().has("could administer");
+        bench.run().await.well().made_nothing();
+        bench.check().await.well();
     })
     .await;
 }

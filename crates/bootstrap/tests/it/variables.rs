@@ -1,6 +1,7 @@
 //! Arguments and variables. No server is needed.
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 
 fn bootstrap(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrap"));
@@ -80,6 +81,22 @@ fn a_bad_variable_is_named_and_ends_it() {
         code == Some(2) && text.contains("DARDA_BOOTSTRAP_SECRET"),
         "{text}"
     );
+}
+
+/// As the first process of a container it would not be ended by a signal that it does not listen to.
+#[test]
+fn a_signal_ends_it() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrap"));
+    command.arg("run").env_clear().envs(SERVERS);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = said.find(|line| line.as_ref().unwrap().contains("waiting"));
+    assert!(waits.is_some());
+    let told = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(told.unwrap().success());
+    let last = said.last().unwrap().unwrap();
+    assert!(last.contains("ended by a signal"), "{last}");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 /// Outside of a pod there is nothing that `secrets` could ask.
