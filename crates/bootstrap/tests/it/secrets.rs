@@ -150,8 +150,9 @@ fn answer(head: &str, body: &Value, secret: &mut Secret) -> (u16, Value) {
             secret.data.insert(key, BASE64_STANDARD.encode(value));
             secret.version += 1;
         }
+        // Who names no version changes whatever there is.
         let seen = body["metadata"]["resourceVersion"].as_str();
-        if seen.and_then(|seen| seen.parse().ok()) != Some(secret.version) {
+        if seen.is_some_and(|seen| seen != format!("{}", secret.version)) {
             return (409, message("the object has been modified"));
         }
         for (key, value) in body["data"].as_object().unwrap() {
