@@ -9,14 +9,16 @@ mod plan;
 mod set;
 mod user;
 
+use std::time::Duration;
+
+use anyhow::Result;
+use backend::cluster::mongo;
+use backend::cluster::settings::Endpoint;
+use tracing::{info, warn};
+
 use crate::config::ReplicaSet;
 use crate::report::Found;
 use crate::wait::{self, Step, Trouble};
-use anyhow::Result;
-use backend::cluster::settings::Endpoint;
-use std::time::Duration;
-use tracing::{info, warn};
-
 use plan::Plan;
 use set::Set;
 use user::Users;
@@ -35,8 +37,10 @@ impl<'a> Making<'a> {
     /// # Errors
     /// When the URI cannot be used.
     pub async fn new(endpoint: &Endpoint, wanted: &'a ReplicaSet, wait: Duration) -> Result<Self> {
+        // A name that leads to the members may not be known yet.
         let options = wait::until(wait, async || {
-            Ok(backend::cluster::mongo::options(endpoint).await?)
+            let options = mongo::options(endpoint).await;
+            options.map_err(|error| Trouble::Passing(error.to_string()))
         });
         let options = options.await?;
         Ok(Self {
@@ -109,10 +113,8 @@ impl<'a> Making<'a> {
         match lacking.await {
             Err(trouble) => vec![trouble.into()],
             Ok(lacking) if lacking.is_empty() => {
-                vec![Found::InOrder(format!(
-                    "mongodb: {}",
-                    self.users.in_order()
-                ))]
+                let in_order = self.users.in_order();
+                vec![Found::InOrder(format!("mongodb: {in_order}"))]
             }
             Ok(lacking) => {
                 let wishes = lacking.into_iter().map(|change| self.users.wish(change));

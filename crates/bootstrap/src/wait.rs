@@ -10,6 +10,8 @@ use tracing::info;
 /// Pauses between looks.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Far more than there is to make. What has to be made again and again is undone by somebody.
+const STEPS_MAX: usize = 100;
 
 /// Why something is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub enum Step<T> {
     Further,
 }
 
-/// Does a step after the other until it is done. While one meets passing trouble it is tried again, for `wait` at most
+/// Does a step after the other until it is done, a hundred at most. While one meets passing trouble it is tried again, for `wait` at most
 /// since something was made. Each reason is logged once.
 ///
 /// # Errors
@@ -55,13 +57,14 @@ pub async fn steps<T>(
     mut step: impl AsyncFnMut() -> Result<Step<T>, Trouble>,
 ) -> anyhow::Result<T> {
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
-    let (mut since, mut said) = (Instant::now(), String::new());
-    loop {
+    let (mut since, mut said, mut made) = (Instant::now(), String::new(), 0);
+    while made < STEPS_MAX {
         let why = match step().await {
             Ok(Step::Done(done)) => return Ok(done),
             Ok(Step::Further) => {
                 since = Instant::now();
                 backoff.reset();
+                made += 1;
                 continue;
             }
             Err(Trouble::Lasting(why)) => bail!(why),
@@ -76,6 +79,7 @@ pub async fn steps<T>(
         }
         sleep(backoff.pause().min(wait.saturating_sub(since.elapsed()))).await;
     }
+    bail!("what is made does not stay as it is: somebody with other settings is at work");
 }
 
 /// As [`steps`], for what is one step.
@@ -125,6 +129,17 @@ mod tests {
         });
         done.await.unwrap();
         assert!(begun.elapsed() > wait);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_always_undone_is_not_made_for_ever() {
+        let mut made = 0;
+        let done = steps::<()>(Duration::from_secs(10), async || {
+            made += 1;
+            Ok(Step::Further)
+        });
+        assert!(done.await.unwrap_err().to_string().contains("somebody"));
+        assert_eq!(made, STEPS_MAX);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,11 @@ pub enum Seen {
     Away(String),
     /// It runs and belongs to no set.
     Bare,
-    Configured(Config),
+    Configured {
+        config: Config,
+        /// What the set calls it, if it belongs to it.
+        me: Option<String>,
+    },
 }
 
 /// What the primary says.
@@ -98,7 +102,7 @@ fn begin<L>(wanted: &ReplicaSet, view: &View<L>) -> Plan {
         _ => None,
     });
     let away: Vec<String> = away.collect();
-    let is_begun = (view.members.iter()).any(|(_, seen)| matches!(seen, Seen::Configured(_)));
+    let is_begun = (view.members.iter()).any(|(_, seen)| matches!(seen, Seen::Configured { .. }));
     match view.members.first() {
         Some((host, _)) if away.is_empty() && !is_begun => Plan::Initiate {
             set: wanted.name.clone(),
@@ -133,7 +137,7 @@ fn grow<L: Leads>(leader: &L, view: &View<L>) -> Plan {
         match seen {
             _ if config.member(host).is_some() => {}
             Seen::Away(why) => return Plan::Wait(format!("mongodb: {host} {why}")),
-            Seen::Bare | Seen::Configured(_) => return Plan::Add { host: host.clone() },
+            Seen::Bare | Seen::Configured { .. } => return Plan::Add { host: host.clone() },
         }
     }
     if let Some((host, _)) = (view.members.iter()).find(|(host, _)| !is_filled(host)) {
@@ -153,7 +157,7 @@ fn grow<L: Leads>(leader: &L, view: &View<L>) -> Plan {
 /// What no waiting mends.
 fn contradiction<L: Leads>(wanted: &ReplicaSet, view: &View<L>) -> Option<String> {
     let configured = view.members.iter().filter_map(|(host, seen)| match seen {
-        Seen::Configured(config) => Some((host.as_str(), config)),
+        Seen::Configured { config, .. } => Some((host.as_str(), config)),
         _ => None,
     });
     let leader = view
@@ -177,7 +181,13 @@ fn contradiction<L: Leads>(wanted: &ReplicaSet, view: &View<L>) -> Option<String
             ));
         }
     }
-    None
+    // It would belong to the set twice.
+    view.members.iter().find_map(|(host, seen)| match seen {
+        Seen::Configured { me: Some(me), .. } if !me.eq_ignore_ascii_case(host) => Some(format!(
+            "mongodb: {host} belongs to the replica set as {me}; name it so in DARDA_BOOTSTRAP_MONGODB_MEMBERS"
+        )),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -223,6 +233,10 @@ mod tests {
         Config::of(doc! { "_id": "rs0", "version": 1, "members": members, "settings": settings })
     }
 
+    fn configured(config: Config) -> Seen {
+        Seen::Configured { config, me: None }
+    }
+
     fn away() -> Seen {
         Seen::Away("does not answer".to_owned())
     }
@@ -262,7 +276,7 @@ mod tests {
             panic!("no waiting");
         };
         assert_eq!(why, "mongodb: b does not answer");
-        let known = Seen::Configured(config(1, &[("b", 1)]));
+        let known = configured(config(1, &[("b", 1)]));
         let Plan::Wait(why) = next(&[("a", Seen::Bare), ("b", known)], None) else {
             panic!("no waiting");
         };
@@ -271,7 +285,7 @@ mod tests {
 
     #[test]
     fn members_are_taken_in_one_at_a_time() {
-        let seen = |config: &Config| Seen::Configured(config.clone());
+        let seen = |config: &Config| configured(config.clone());
         let one = config(1, &[("a", 1)]);
         let states = vec![("a", "PRIMARY"), ("b", "STARTUP2")];
         let bare = [("a", seen(&one)), ("b", Seen::Bare), ("c", Seen::Bare)];
@@ -316,7 +330,7 @@ mod tests {
     fn members_that_nobody_named_stay() {
         let both = config(1, &[("a", 1), ("z", 1)]);
         let leader = Leader(both.clone(), vec![("a", "PRIMARY")]);
-        let plan = next(&[("a", Seen::Configured(both))], Some(leader));
+        let plan = next(&[("a", configured(both))], Some(leader));
         assert_eq!(
             plan,
             Plan::Done {
@@ -329,7 +343,7 @@ mod tests {
     fn a_member_that_is_not_ready_is_waited_for() {
         let both = config(1, &[("a", 1), ("b", 1)]);
         let leader = Leader(both.clone(), vec![("a", "PRIMARY"), ("b", "RECOVERING")]);
-        let seen = Seen::Configured(both);
+        let seen = configured(both);
         let plan = next(&[("a", seen.clone()), ("b", seen)], Some(leader));
         assert_eq!(
             plan,
@@ -340,10 +354,7 @@ mod tests {
     #[test]
     fn the_data_of_another_set_is_refused() {
         let (one, other) = (config(1, &[("a", 1)]), config(2, &[("b", 1)]));
-        let members = [
-            ("a", Seen::Configured(one.clone())),
-            ("b", Seen::Configured(other)),
-        ];
+        let members = [("a", configured(one.clone())), ("b", configured(other))];
         for leader in [None, Some(Leader(one, vec![("a", "PRIMARY")]))] {
             let Plan::Refuse(why) = next(&members, leader) else {
                 panic!("no refusal");
@@ -351,7 +362,28 @@ mod tests {
             assert!(why.starts_with("mongodb: b belongs to another"), "{why}");
         }
         let renamed = Config::of(doc! { "_id": "rs1", "members": [] });
-        let plan = next(&[("a", Seen::Configured(renamed))], None);
+        let plan = next(&[("a", configured(renamed))], None);
         assert!(matches!(plan, Plan::Refuse(why) if why.contains("rs1")));
+    }
+
+    #[test]
+    fn a_member_with_two_names_is_refused() {
+        let one = config(1, &[("a", 1)]);
+        let known_as = |me: &str| Seen::Configured {
+            config: one.clone(),
+            me: Some(me.to_owned()),
+        };
+        let leader = || Some(Leader(one.clone(), vec![("a", "PRIMARY")]));
+        let plan = next(&[("b", known_as("a"))], leader());
+        assert!(
+            matches!(plan, Plan::Refuse(why) if why.contains("b belongs to the replica set as a"))
+        );
+        let plan = next(&[("a", known_as("A"))], leader());
+        assert_eq!(
+            plan,
+            Plan::Done {
+                strangers: Vec::new()
+            }
+        );
     }
 }

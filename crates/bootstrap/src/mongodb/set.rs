@@ -165,10 +165,10 @@ async fn see(member: &Member) -> (Seen, Option<String>) {
         Err(refusal) => return (Seen::Away(refusal.why), None),
     };
     let hello = member.ask("admin", doc! { "hello": 1 }).await;
-    let primary = hello
-        .ok()
-        .and_then(|hello| hello.get_str("primary").ok().map(str::to_owned));
-    (Seen::Configured(config), primary)
+    let hello = hello.unwrap_or_default();
+    let name = |field| hello.get_str(field).ok().map(str::to_owned);
+    let (me, primary) = (name("me"), name("primary"));
+    (Seen::Configured { config, me }, primary)
 }
 
 async fn config(member: &Member) -> Result<Config, Refusal> {

@@ -257,6 +257,22 @@ async fn the_data_of_another_set_is_refused() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_by_another_name_is_not_taken_in_twice() {
+    with_bench(async |bench: Bench| {
+        let mongo = members(1).await;
+        let bench = bench.with_members(&mongo, 1, "s3cret");
+        bench.run().await.well();
+        let addr = mongo.members()[0].addr();
+        let other = format!("localhost:{}", addr.port());
+        let other = bench.with("DARDA_BOOTSTRAP_MONGODB_MEMBERS", &other);
+        let as_addr = format!("as {addr}");
+        other.run().await.badly(1, &["localhost", &as_addr]);
+        assert_eq!(configuration(addr).await.0, voting(&mongo, 1));
+    })
+    .await;
+}
+
 /// Where a primary was lost in the meantime, another takes the user.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_primary_may_be_any_member() {
