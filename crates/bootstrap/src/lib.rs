@@ -48,20 +48,19 @@ pub async fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Looks at what [`run`] would do, and does nothing. Waits for nobody.
+/// Looks at what [`run`] would do, and does nothing. Hardly waits for anybody.
 ///
 /// # Errors
 /// If [`run`] would do something, or something is not as it should be.
 pub async fn check(config: &Config) -> Result<()> {
-    let broker = rabbitmq::Making::new(&config.settings, config.broker.as_ref(), config.wait)?;
-    let (mut found, in_rabbitmq, in_redis) = tokio::join!(
-        check_mongodb(config),
+    let wait = config.wait.min(report::PATIENCE);
+    let broker = rabbitmq::Making::new(&config.settings, config.broker.as_ref(), wait)?;
+    let found = tokio::join!(
+        check_mongodb(config, wait),
         broker.check(),
-        redis::check(&config.settings),
+        redis::check(&config.settings, wait),
     );
-    found.extend(in_rabbitmq);
-    found.push(in_redis);
-    report::report(&found)?;
+    report::report(&[found.0, found.1, found.2].concat())?;
     info!("everything is as it should be");
     Ok(())
 }
@@ -101,31 +100,28 @@ async fn migrate(config: &Config) -> Result<(), Trouble> {
 }
 
 /// Who cannot sign in cannot look at the database.
-async fn check_mongodb(config: &Config) -> Vec<Found> {
+async fn check_mongodb(config: &Config, wait: Duration) -> Vec<Found> {
     let mut found = Vec::new();
     if let Some(wanted) = &config.replica_set {
         let endpoint = &config.settings.mongodb;
-        let set = match mongodb::Making::new(endpoint, wanted, Duration::ZERO).await {
+        let set = match mongodb::Making::new(endpoint, wanted, wait).await {
             Ok(set) => set,
             Err(error) => return vec![Found::Wrong(format!("{error:#}"))],
         };
-        let (in_set, of_user) = tokio::join!(set.check_set(), set.check_user());
-        found.push(in_set);
-        let may_sign_in = of_user.iter().all(Found::is_in_order);
-        found.extend(of_user);
+        let may_sign_in;
+        (found, may_sign_in) = set.check().await;
         if !may_sign_in {
             return found;
         }
     }
-    found.push(match is_migrated(config).await {
-        Ok(true) => Found::InOrder(MIGRATED.to_owned()),
-        Ok(false) => Found::Lacking("make collections and indexes, in MongoDB".to_owned()),
-        Err(trouble) => trouble.into(),
-    });
+    found.extend(report::found(wait, async || look_at_database(config).await).await);
     found
 }
 
-async fn is_migrated(config: &Config) -> Result<bool, Trouble> {
+async fn look_at_database(config: &Config) -> Result<Vec<Found>, Trouble> {
     let mongo = Mongo::new(&config.settings).await?;
-    Ok(migrations::is_current(&mongo).await?)
+    Ok(vec![match migrations::is_current(&mongo).await? {
+        true => Found::InOrder(MIGRATED.to_owned()),
+        false => Found::Lacking("make collections and indexes, in MongoDB".to_owned()),
+    }])
 }

@@ -17,7 +17,7 @@ use backend::cluster::settings::Endpoint;
 use tracing::{info, warn};
 
 use crate::config::ReplicaSet;
-use crate::report::Found;
+use crate::report::{self, Found};
 use crate::wait::{self, Step, Trouble};
 use plan::Plan;
 use set::Set;
@@ -98,31 +98,43 @@ impl<'a> Making<'a> {
         Ok(())
     }
 
-    /// What [`Making::grow`] would do to the set.
-    pub async fn check_set(&self) -> Found {
-        match plan::plan(self.wanted, &self.set.look().await) {
-            Plan::Done { .. } => Found::InOrder(format!("mongodb: {}", self.set.in_order())),
-            Plan::Wait(why) | Plan::Refuse(why) => Found::Wrong(why),
-            change => Found::Lacking(format!("{change}, in MongoDB")),
+    /// What [`Making::begin`] and [`Making::grow`] would do, and whether programs can sign in as it is.
+    pub async fn check(&self) -> (Vec<Found>, bool) {
+        let mut is_begun = false;
+        let mut found = report::found(self.wait, async || {
+            let view = self.set.look().await;
+            is_begun = view.leader.is_some();
+            let found = match plan::plan(self.wanted, &view) {
+                Plan::Done { .. } => Found::InOrder(format!("mongodb: {}", self.set.in_order())),
+                Plan::Wait(why) => return Err(Trouble::Passing(why)),
+                Plan::Refuse(why) => Found::Wrong(why),
+                change => Found::Lacking(format!("{change}, in MongoDB")),
+            };
+            Ok(vec![found])
+        })
+        .await;
+        // Without a primary nobody knows of users.
+        if !is_begun {
+            return (found, false);
         }
+        let of_user = self.check_user().await;
+        let may_sign_in = of_user.iter().all(Found::is_in_order);
+        found.extend(of_user);
+        (found, may_sign_in)
     }
 
-    /// What [`Making::begin`] would do to the user, of whom nobody knows without a primary.
-    pub async fn check_user(&self) -> Vec<Found> {
-        let lacking = async { self.users.look(&self.set.leader().await?).await };
-        match lacking.await {
-            Err(trouble) => vec![trouble.into()],
-            Ok(lacking) if lacking.is_empty() => {
+    async fn check_user(&self) -> Vec<Found> {
+        report::found(self.wait, async || {
+            let lacking = self.users.look(&self.set.leader().await?).await?;
+            if lacking.is_empty() {
                 let in_order = self.users.in_order();
-                vec![Found::InOrder(format!("mongodb: {in_order}"))]
+                return Ok(vec![Found::InOrder(format!("mongodb: {in_order}"))]);
             }
-            Ok(lacking) => {
-                let wishes = lacking.into_iter().map(|change| self.users.wish(change));
-                wishes
-                    .map(|wish| Found::Lacking(format!("{wish}, in MongoDB")))
-                    .collect()
-            }
-        }
+            let wishes = lacking.into_iter().map(|change| self.users.wish(change));
+            let found = wishes.map(|wish| Found::Lacking(format!("{wish}, in MongoDB")));
+            Ok(found.collect())
+        })
+        .await
     }
 
     /// The answer, when nothing is left to do: members that nobody named.

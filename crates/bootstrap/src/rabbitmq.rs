@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::config::Broker;
-use crate::report::Found;
+use crate::report::{self, Found};
 use crate::wait::{self, Step, Trouble};
 use api::{Api, Change};
 
@@ -65,28 +65,37 @@ impl<'a> Making<'a> {
 
     /// What [`Making::run`] would do. Who cannot sign in cannot look at queues.
     pub async fn check(&self) -> Vec<Found> {
+        let mut found = Vec::new();
         if let Some(api) = &self.api {
-            match self.lacking(api).await {
-                Ok(lacking) if lacking.is_empty() => {}
-                Ok(lacking) => {
-                    let wishes = lacking.iter().map(|change| api.wish(change));
-                    return wishes
-                        .map(|wish| Found::Lacking(format!("{wish}, in RabbitMQ")))
-                        .collect();
-                }
-                Err(trouble) => return vec![trouble.into()],
+            found = report::found(self.wait, async || self.look(api).await).await;
+            if !found.iter().all(Found::is_in_order) {
+                return found;
             }
         }
-        let queues = match self.missing().await {
-            Ok(missing) if missing.is_empty() => Found::InOrder(self.declared()),
-            Ok(missing) => Found::Lacking(format!("declare {}, in RabbitMQ", missing.join(", "))),
-            Err(trouble) => trouble.into(),
+        found.extend(report::found(self.wait, async || self.look_at_queues().await).await);
+        found
+    }
+
+    async fn look(&self, api: &Api) -> Result<Vec<Found>, Trouble> {
+        let lacking = self.lacking(api).await?;
+        if lacking.is_empty() {
+            return Ok(vec![Found::InOrder(format!(
+                "rabbitmq: {}",
+                api.in_order()
+            ))]);
+        }
+        let wishes = lacking.iter().map(|change| api.wish(change));
+        let found = wishes.map(|wish| Found::Lacking(format!("{wish}, in RabbitMQ")));
+        Ok(found.collect())
+    }
+
+    async fn look_at_queues(&self) -> Result<Vec<Found>, Trouble> {
+        let missing = self.missing().await?;
+        let found = match missing[..] {
+            [] => Found::InOrder(self.declared()),
+            _ => Found::Lacking(format!("declare {}, in RabbitMQ", missing.join(", "))),
         };
-        let user = self
-            .api
-            .as_ref()
-            .map(|api| Found::InOrder(format!("rabbitmq: {}", api.in_order())));
-        user.into_iter().chain([queues]).collect()
+        Ok(vec![found])
     }
 
     /// What the management API says, and whether the user can sign in as programs do.

@@ -7,7 +7,7 @@ use backend::Error;
 use backend::cluster::{Redis, Settings};
 use tracing::info;
 
-use crate::report::Found;
+use crate::report::{self, Found};
 use crate::wait::{self, Trouble};
 
 /// Functions came with it.
@@ -25,15 +25,12 @@ pub async fn run(settings: &Settings, wait: Duration) -> Result<()> {
 }
 
 /// What [`run`] would say.
-pub async fn check(settings: &Settings) -> Found {
-    let redis = match Redis::new(settings) {
-        Ok(redis) => redis,
-        Err(error) => return Found::Wrong(error.to_string()),
-    };
-    match look(&redis).await {
-        Ok(what) => Found::InOrder(what),
-        Err(trouble) => trouble.into(),
-    }
+pub async fn check(settings: &Settings, wait: Duration) -> Vec<Found> {
+    report::found(wait, async || {
+        let redis = Redis::new(settings)?;
+        Ok(vec![Found::InOrder(look(&redis).await?)])
+    })
+    .await
 }
 
 /// A connection is only made to a primary that has loaded its data.

@@ -1,9 +1,14 @@
 //! What a look at the servers found, for `check`.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use tracing::{info, warn};
 
-use crate::wait::Trouble;
+use crate::wait::{Trouble, until};
+
+/// How long is looked again at what may go away by itself, at most: somebody waits for the answer.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What was found of one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,17 +20,20 @@ pub enum Found {
     Wrong(String),
 }
 
-impl From<Trouble> for Found {
-    fn from(trouble: Trouble) -> Self {
-        Self::Wrong(trouble.why().to_owned())
-    }
-}
-
 impl Found {
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         matches!(self, Self::InOrder(_))
     }
+}
+
+/// What a look found, or why it found nothing.
+pub async fn found(
+    wait: Duration,
+    look: impl AsyncFnMut() -> Result<Vec<Found>, Trouble>,
+) -> Vec<Found> {
+    let looked = until(wait, look).await;
+    looked.unwrap_or_else(|why| vec![Found::Wrong(format!("{why:#}"))])
 }
 
 /// Logs a line for each.
