@@ -219,7 +219,10 @@ async fn a_lost_queue_costs_the_others_nothing_and_is_made_anew() {
         assert_eq!(worker.metric("chat_log_violations_total").await, 0.0);
         assert_eq!(worker.metric("chat_parked_total").await, 0.0);
         let (is_well, said) = stage.command(&["rebuild"]).await;
-        assert!(is_well && said.contains("every shard can be consumed"), "{said}");
+        assert!(
+            is_well && said.contains("every shard can be consumed"),
+            "{said}"
+        );
         worker.stop().await;
     })
     .await;
@@ -290,7 +293,7 @@ async fn what_redis_had_before_a_fence_is_kept() {
         // It is forgotten when it is stored.
         let left = stage.bench.redis.room_key(&lost, "left");
         until("nothing is left", async || {
-            stage.redis("EXISTS", &[left.clone()]).await == 0
+            stage.redis("EXISTS", std::slice::from_ref(&left)).await == 0
         })
         .await;
         worker.stop().await;

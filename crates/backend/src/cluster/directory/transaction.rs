@@ -112,7 +112,9 @@ impl Transactions {
         // Also what the driver says of a replica set that it cannot reach.
         match started {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Error::unavailable(format!("mongodb: {}", error.kind)).into()),
+            Ok(Err(error)) => {
+                return Err(Error::unavailable(format!("mongodb: {}", error.kind)).into());
+            }
             Err(_) => return Err(Error::unavailable("mongodb: no answer in time").into()),
         }
         let body = async {
