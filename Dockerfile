@@ -46,7 +46,7 @@ COPY --from=page /src/web/dist web/dist
 # The caches are gone after the step, so what is wanted is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --profile "$PROFILE" --workspace --exclude e2e --exclude model --bins && \
+    cargo build --locked --profile "$PROFILE" --workspace --exclude model --bins && \
     mkdir /out && \
     find "target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")" -maxdepth 1 -type f -executable \
       -exec cp -t /out {} +
@@ -98,6 +98,13 @@ LABEL org.opencontainers.image.title="tools" \
       org.opencontainers.image.description="darda, the client for the terminal, and loadgen, which sends and checks"
 COPY --from=binaries /darda /loadgen /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/darda"]
+
+# Sends, reads and judges for long, while others break things: tests/kube.
+FROM runtime AS checker
+LABEL org.opencontainers.image.title="checker" \
+      org.opencontainers.image.description="Many senders and readers, and a judge"
+COPY --from=binaries /checker /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/checker"]
 
 # One process with everything. It trusts names, so whoever wants it to be reached from outside of the container has to
 # say so: DARDA_HTTP_ADDR, DARDA_AUTH_MODE and DARDA_AUTH_OPEN_ANYWHERE.

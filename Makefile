@@ -51,6 +51,10 @@ check-faults: setup-test ## Break it in every way under load and judge (SECONDS_
 	@cargo build --quiet --workspace --bins
 	@target/debug/checker matrix --seconds $(SECONDS_BUDGET) --seed $(SEED)
 
+.PHONY: test-kube
+test-kube: ## Try the chart on the cluster of KUBECONFIG, under load (DARDA_TEST_REGISTRY=…; tests/kube/README.md)
+	@tests/kube/run
+
 .PHONY: web
 web: web/dist/index.html ## Build the web page
 

@@ -16,6 +16,7 @@ use e2e::workload::Plan;
 use e2e::{judge, watch};
 use testbed::Generation;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// Many senders and readers, faults, and a judge that compares what was acknowledged, what was shown and what is kept.
 ///
@@ -94,8 +95,13 @@ enum Command {
         /// A server, or several to be used in turn.
         #[arg(long, required = true, value_delimiter = ',')]
         addr: Vec<Address>,
+        /// How long; the longest with --events.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// Reads from the input what happens, a line when something begins and an empty one when it is over, until the input
+        /// ends. Prints a table instead of JSON.
+        #[arg(long)]
+        events: bool,
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// New messages and other acts per second. A user may do 20, where nothing else is set.
@@ -133,6 +139,19 @@ async fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The lines of the input. A thread of its own reads them: the runtime would wait for its last read at the end.
+fn lines() -> mpsc::Receiver<String> {
+    let (to_lines, lines) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if to_lines.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 async fn told_to_end() -> std::io::Result<()> {
@@ -196,6 +215,7 @@ async fn run(command: Command) -> Result<bool> {
         Command::Watch {
             addr,
             seconds,
+            events,
             seed,
             rate,
             senders,
@@ -214,8 +234,15 @@ async fn run(command: Command) -> Result<bool> {
                 patience: Duration::from_secs(patience),
                 ..Plan::new(seed, name)
             };
-            let (summary, history) = watch::run(&plan, &addr, Duration::from_secs(seconds)).await?;
-            println!("{}", serde_json::to_string_pretty(&summary)?);
+            let (time, told) = (Duration::from_secs(seconds), events.then(lines));
+            let (summary, history) = 
+                watch::run(&plan, &addr, time, told, || eprintln!("every room takes messages"))
+                    .await?;
+            if events {
+                println!("{}", summary.markdown());
+            } else {
+                println!("{}", serde_json::to_string_pretty(&summary)?);
+            }
             if !summary.is_clean {
                 fs::create_dir_all(&folder)?;
                 let path = folder.join(format!("{}.json", plan.name));
