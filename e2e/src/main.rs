@@ -235,9 +235,10 @@ async fn run(command: Command) -> Result<bool> {
                 ..Plan::new(seed, name)
             };
             let (time, told) = (Duration::from_secs(seconds), events.then(lines));
-            let (summary, history) = 
-                watch::run(&plan, &addr, time, told, || eprintln!("every room takes messages"))
-                    .await?;
+            let (summary, history) = watch::run(&plan, &addr, time, told, || {
+                eprintln!("every room takes messages")
+            })
+            .await?;
             if events {
                 println!("{}", summary.markdown());
             } else {

@@ -81,11 +81,7 @@ pub async fn run(
 }
 
 /// Writes down what is told, until nobody does any more.
-async fn listen(
-    mut told: mpsc::Receiver<String>,
-    clock: Clock,
-    until: Instant,
-) -> Vec<Injection> {
+async fn listen(mut told: mpsc::Receiver<String>, clock: Clock, until: Instant) -> Vec<Injection> {
     let mut happened: Vec<Injection> = Vec::new();
     let mut is_over = true;
     while let Ok(Some(word)) = timeout_at(until, told.recv()).await {
@@ -165,5 +161,26 @@ impl Summary {
             writeln!(text, "{violation}").expect("writing to memory does not fail");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_word_begins_something_and_an_empty_one_ends_it() {
+        let (tell, told) = mpsc::channel(8);
+        for word in ["", "one", "", "two", "three"] {
+            tell.send(word.to_owned()).await.unwrap();
+        }
+        drop(tell);
+        let until = Instant::now() + Duration::from_secs(60);
+        let happened = listen(told, Clock::start(), until).await;
+        let names: Vec<_> = happened.iter().map(|told| told.fault.as_str()).collect();
+        assert_eq!(names, ["one", "two", "three"]);
+        assert!(happened[1].healed >= happened[1].at);
+        assert!(happened[1].healed <= happened[2].at);
+        assert_eq!(happened[2].healed, happened[2].at);
     }
 }
