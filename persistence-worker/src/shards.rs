@@ -17,7 +17,8 @@ Looks at the queues of the shards, or makes those anew that nobody can consume a
 
 Usage: persistence-worker shards list | rebuild [--give-up]
 
-  list       one line each: shard, envelopes that wait, workers that have subscribed, what is wrong
+  list       one line each: shard, envelopes that wait, workers that have subscribed, what is wrong; what cannot
+             be consumed is looked at for 15 seconds, for a broker that starts takes its time
   rebuild    stores from Redis what is in the broken queues, deletes them and makes them anew
   --give-up  even if rooms have begun anew since their queue broke, because Redis lost its data too: what was acked
              in them before that and is in the queue alone is lost with it

@@ -18,6 +18,7 @@ use driver::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions}
 use driver::types::FieldTable;
 use driver::{Connection, ErrorKind, Queue};
 use protocol::{RoomId, Seq};
+use tokio::time::Instant;
 
 use super::generation::Generations;
 use super::log::entry;
@@ -29,6 +30,9 @@ use crate::{Error, Result};
 
 /// How long the broker may take for one act.
 const WITHIN: Duration = Duration::from_secs(10);
+/// A queue that cannot be consumed for so long is lost, and how often it is looked at meanwhile.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Events that are read and stored at a time.
 const PAGE: usize = 500;
 /// Rooms that an error names, and contradictions.
@@ -56,15 +60,23 @@ pub struct Rebuilt {
     pub contradictions: Vec<String>,
 }
 
-/// Looks at the queue of every shard.
+/// Looks at the queue of every shard. One that cannot be consumed is looked at again for a while: a broker that has just
+/// started says the same of queues that have no leader yet.
 ///
 /// # Errors
 /// `Unavailable` when the broker cannot be reached.
 pub async fn look(broker: &Broker) -> Result<Vec<Looked>> {
     let topology = Topology::of_broker(broker);
+    let begun = Instant::now();
     let mut looked = Vec::new();
     for shard in 0..topology.shards {
         looked.push(look_at(&broker.rabbitmq, &topology, shard).await?);
+    }
+    while begun.elapsed() < RECOVERS_WITHIN && looked.iter().any(|one| one.trouble.is_some()) {
+        tokio::time::sleep(LOOK_PAUSE).await;
+        for one in looked.iter_mut().filter(|one| one.trouble.is_some()) {
+            *one = look_at(&broker.rabbitmq, &topology, one.shard).await?;
+        }
     }
     Ok(looked)
 }
