@@ -2,15 +2,13 @@
 #
 # The workspace is compiled once, in `build`; the images at the end only copy from it. Programs that are compiled already
 # can take its place: docker build --build-context binaries=target/release --target chat-service .
-# (linked on the Debian of RUNTIME_IMAGE or an older one; then nothing is fetched).
+# (linked on the Debian of DEBIAN_IMAGE or an older one; then nothing is fetched).
 #
 # Needs BuildKit or buildah. Beside the base images it asks the package registries of Rust and npm, nobody else.
 
 ARG RUST_IMAGE=rust:1.91-bookworm
 ARG NODE_IMAGE=node:22-bookworm-slim
-ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
-# Of the target `dev` alone: it wants tar, with which files are put into a running container.
-ARG DEV_IMAGE=debian:bookworm-slim
+ARG DEBIAN_IMAGE=debian:bookworm-slim
 # The stage whose page goes into chat-service: web, or none where it is read from disk.
 ARG PAGE=web
 
@@ -21,7 +19,7 @@ RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund
 COPY web/ ./
 RUN npm run build
 
-FROM ${DEV_IMAGE} AS none
+FROM ${DEBIAN_IMAGE} AS none
 # The second becomes the data folder of standalone, whose image has nothing to make one with.
 RUN mkdir -p /src/web/dist /data
 
@@ -55,7 +53,20 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 FROM scratch AS binaries
 COPY --from=build /out/ /
 
-FROM ${RUNTIME_IMAGE} AS runtime
+# What the programs are linked with, how names are looked up, and a user. No shell, no packages; the certificate authorities are
+# in the programs.
+FROM ${DEBIAN_IMAGE} AS libraries
+RUN mkdir -p /image/etc /image/tmp && \
+    chmod 1777 /image/tmp && \
+    cp --parents --dereference /lib*/ld-linux-*.so.* /lib/*-linux-gnu/libc.so.6 /lib/*-linux-gnu/libm.so.6 \
+      /lib/*-linux-gnu/libgcc_s.so.1 /image/ && \
+    echo 'hosts: files dns' >/image/etc/nsswitch.conf && \
+    echo 'nonroot:x:65532:65532::/:/sbin/nologin' >/image/etc/passwd && \
+    echo 'nonroot:x:65532:' >/image/etc/group
+
+FROM scratch AS runtime
+COPY --from=libraries /image/ /
+ENV PATH=/usr/local/bin
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.vendor="Darda" \
@@ -118,8 +129,8 @@ EXPOSE 8080 9090
 ENTRYPOINT ["/usr/local/bin/standalone"]
 
 # chat-service for `skaffold dev`, with PROFILE=dev and PAGE=none: a program of that profile reads the page from where it was
-# compiled.
-FROM ${DEV_IMAGE} AS dev
+# compiled. On Debian, because files are put into a running container with tar.
+FROM ${DEBIAN_IMAGE} AS dev
 LABEL org.opencontainers.image.title="chat-service" \
       org.opencontainers.image.description="chat-service for development, with the web page beside it"
 # The path of the page goes through this folder.
