@@ -110,17 +110,22 @@ fn every_test_that_is_named_exists() {
 #[test]
 fn every_link_leads_somewhere() {
     let page = page();
-    let anchors: Vec<String> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("## "))
-        .map(anchor)
-        .collect();
+    let is_heading = |page: &str, name: &str| {
+        let headings = page.lines().filter_map(|line| line.strip_prefix("## "));
+        headings.map(anchor).any(|known| known == name)
+    };
     for link in links(&page) {
-        if let Some(name) = link.strip_prefix('#') {
-            assert!(anchors.iter().any(|known| known == name), "no #{name}");
-        } else if !link.contains("://") {
-            let file = root().join("docs").join(link);
-            assert!(file.exists(), "docs/{link} does not exist");
+        if link.contains("://") {
+            continue;
         }
+        let (file, name) = link.split_once('#').unwrap_or((link, ""));
+        let path = root().join("docs").join(file);
+        assert!(path.exists(), "docs/{file} does not exist");
+        let there = match file {
+            "" => page.clone(),
+            _ if name.is_empty() => continue,
+            file => read(&format!("docs/{file}")),
+        };
+        assert!(is_heading(&there, name), "no heading for {link}");
     }
 }

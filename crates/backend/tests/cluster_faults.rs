@@ -482,6 +482,11 @@ async fn a_broker_that_dies_delays_and_loses_nothing() {
     let stage = Stage::new().await;
     let pod = stage.pod().await;
     let mut acked = load(&pod, "general", 20).await;
+    let topology = Topology::new(&stage.settings);
+    for shard in 0..stage.settings.shards {
+        let queue = topology.shard_queue(shard);
+        stage.rabbitmq.written(&queue).await.unwrap();
+    }
     stage.rabbitmq.kill();
     let lost = message("general", "while it is away");
     let refused = pod.append_once(&lost).await;

@@ -16,7 +16,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use persistence_worker::Config;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp, UserId};
-use testbed::{Proxy, Servers, shared};
+use testbed::{Proxy, RabbitMq, Servers, shared};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take.
@@ -104,6 +104,16 @@ impl Bench {
     /// After the broker was restarted.
     pub async fn reconnect(&mut self) {
         (self.connection, self.channel) = connect(&self.settings.rabbitmq.url).await;
+    }
+
+    /// Waits until a crash of the broker would keep the queues.
+    pub async fn queues_are_written(&self, rabbitmq: &RabbitMq) {
+        for shard in 0..self.settings.shards {
+            let queue = self.topology.shard_queue(shard);
+            rabbitmq.written(&queue).await.unwrap();
+        }
+        let dead = self.topology.dead_queue();
+        rabbitmq.written(&dead).await.unwrap();
     }
 
     /// Takes queues of shards away and puts new ones in their places.

@@ -165,6 +165,7 @@ async fn the_broker_is_restarted() {
         ..shared().await.clone()
     };
     let mut bench = Bench::new(servers).await;
+    bench.queues_are_written(&rabbitmq).await;
     let general = room("general");
     let worker = bench.worker().await.ready().await;
     let events = messages(&general, 1..=1000);

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use backend::cluster::topology::Topology;
 use backend::cluster::{envelope, generation};
 use backend::log::{Append, Appended};
 use backend::{Backends, Error};
@@ -31,12 +30,7 @@ async fn with_stage(test: impl AsyncFnOnce(Stage)) {
         ..shared().await.clone()
     };
     let bench = Bench::new(servers).await;
-    let topology = Topology::new(&bench.settings);
-    for shard in 0..bench.settings.shards {
-        let queue = topology.shard_queue(shard);
-        rabbitmq.written(&queue).await.unwrap();
-    }
-    rabbitmq.written(&topology.dead_queue()).await.unwrap();
+    bench.queues_are_written(&rabbitmq).await;
     let pod = backend::cluster::open(bench.settings.clone())
         .await
         .unwrap();

@@ -16,7 +16,7 @@ use ::lapin as driver;
 use ::redis::Value;
 use driver::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use driver::types::FieldTable;
-use driver::{Connection, ErrorKind, Queue};
+use driver::{Connection, Queue};
 use protocol::{RoomId, Seq};
 use tokio::time::Instant;
 
@@ -100,7 +100,7 @@ async fn look_at(rabbitmq: &Endpoint, topology: &Topology, shard: u16) -> Result
             looked.consumers = Some(declared.consumer_count());
         }
         // The broker says that it cannot. Whatever else there is may pass.
-        Ok(Err(error)) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => {
+        Ok(Err(error)) if topology::code(&error).is_some() => {
             looked.trouble = Some(error.to_string());
         }
         Ok(Err(error)) => return Err(topology::trouble(&error)),
