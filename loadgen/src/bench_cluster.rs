@@ -71,6 +71,8 @@ const FILLER: &str = "filler";
 /// How long the worker may take to store what waits.
 const DRAIN_MAX: Duration = Duration::from_secs(400);
 const SAMPLE: Duration = Duration::from_millis(100);
+/// The index has been merged when nothing was for so long.
+const MERGED_AFTER: Duration = Duration::from_secs(5);
 
 struct Bench<'a> {
     options: &'a Options,
@@ -410,7 +412,32 @@ impl Bench<'_> {
         }
     }
 
+    /// Right after what waited was stored, while its index is being merged; and once that is done.
     fn search(&mut self) -> Result<()> {
+        self.search_now("right after that")?;
+        self.merged()?;
+        self.search_now("once the index is merged")
+    }
+
+    /// Waits until the worker merges no more.
+    fn merged(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let mut last = (began, self.processes.merges()?);
+        while last.0.elapsed() < MERGED_AFTER {
+            std::thread::sleep(SAMPLE);
+            let merges = self.processes.merges()?;
+            if merges != last.1 {
+                last = (Instant::now(), merges);
+            }
+            ensure!(
+                began.elapsed() < DRAIN_MAX,
+                "after {DRAIN_MAX:?} the index is still being merged"
+            );
+        }
+        Ok(())
+    }
+
+    fn search_now(&mut self, when: &str) -> Result<()> {
         let target = self.processes.target();
         let plan = http::Plan {
             path: "/v1/search?q={word}&limit=20".to_owned(),
@@ -423,7 +450,7 @@ impl Bench<'_> {
         let (outcome, cost) = self.costing(|_| http::run(&target, &plan, None))?;
         let messages = self.messages();
         let what = format!(
-            "search of a word in all {FILLED_ROOMS} rooms of a user, {messages} messages, {}/s",
+            "search of a word in all {FILLED_ROOMS} rooms of a user, {messages} messages, {}/s, {when}",
             plan.rate
         );
         self.keep(&what, &outcome.faults.lines(), outcome.json(), &cost);

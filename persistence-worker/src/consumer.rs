@@ -51,14 +51,6 @@ struct Shard {
     number: u16,
 }
 
-/// Why a subscription ended.
-enum End {
-    Shutdown,
-    /// Somebody else shall try.
-    Released,
-    Lost(Error),
-}
-
 impl Shard {
     async fn serve(self) {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
@@ -66,11 +58,11 @@ impl Shard {
             let why = match tokio::time::timeout(READY_WITHIN, self.open()).await {
                 Ok(Ok(connection)) => {
                     self.worker.metrics.connections.inc();
-                    let end = self.consume_over(&connection, &mut backoff).await;
+                    let ended = self.consume(&connection, &mut backoff).await;
                     let _ = connection.close(200, "the worker leaves".into()).await;
-                    match end {
-                        None => return,
-                        Some(why) => why,
+                    match ended {
+                        Ok(()) => return,
+                        Err(why) => why,
                     }
                 }
                 Ok(Err(error)) => error,
@@ -100,52 +92,32 @@ impl Shard {
         Ok(connection)
     }
 
-    /// Subscribes as long as there is the connection. Answers why there is none any more; nothing at the shutdown.
-    async fn consume_over(&self, connection: &Connection, backoff: &mut Backoff) -> Option<Error> {
-        loop {
-            let why = match self.consume(connection, backoff).await {
-                End::Shutdown => return None,
-                End::Lost(why) if !connection.status().connected() => return Some(why),
-                End::Lost(why) => why.to_string(),
-                End::Released => "it was held too long".to_owned(),
-            };
-            warn!(shard = self.number, why, "subscribing to the shard again");
-            tokio::select! {
-                () = tokio::time::sleep(backoff.pause()) => {}
-                () = self.worker.shutdown.cancelled() => return None,
-            }
-        }
-    }
-
-    async fn consume(&self, connection: &Connection, backoff: &mut Backoff) -> End {
-        let (channel, mut consumer) = match self.subscribe(connection).await {
-            Ok(subscribed) => subscribed,
-            Err(error) => return End::Lost(error),
-        };
+    /// Consumes until the shutdown, or until something goes wrong.
+    async fn consume(&self, connection: &Connection, backoff: &mut Backoff) -> Result<(), Error> {
+        let (channel, mut consumer) = self.subscribe(connection).await?;
         self.worker.broker.works(self.number);
         let in_hand = &self.worker.in_hand[usize::from(self.number)];
-        let end = loop {
+        let ended = loop {
             let gathered = Batch::gather(&mut consumer, in_hand, &self.worker.shutdown);
             let batch = match gathered.await {
                 Ok(batch) => batch,
-                Err(Ended::Shutdown) => break End::Shutdown,
+                Err(Ended::Shutdown) => break Ok(()),
                 Err(Ended::Lost(why)) => {
-                    let why = why.map_or_else(
+                    break Err(why.map_or_else(
                         || Error::unavailable("rabbitmq: the subscription is gone"),
                         trouble,
-                    );
-                    break End::Lost(why);
+                    ));
                 }
             };
             match self.persist(&channel, Work::new(batch)).await {
                 Ok(()) => backoff.reset(),
-                Err(end) => break end,
+                Err(why) => break Err(why),
             }
         };
         in_hand.release();
         // What is not acknowledged goes back to the head of the queue, in its order, before another gets anything.
         let _ = channel.close(200, "the worker leaves".into()).await;
-        end
+        ended
     }
 
     async fn subscribe(&self, connection: &Connection) -> Result<(Channel, Consumer), Error> {
@@ -168,7 +140,7 @@ impl Shard {
     }
 
     /// Stores a batch, however often it takes, and acknowledges it.
-    async fn persist(&self, channel: &Channel, mut work: Work) -> Result<(), End> {
+    async fn persist(&self, channel: &Channel, mut work: Work) -> Result<(), Error> {
         let start = Instant::now();
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         while let Err(error) = work.go_on(&self.worker).await {
@@ -176,10 +148,11 @@ impl Shard {
                 warn!(shard = self.number, %error, "a batch cannot be stored now; it is tried again");
             }
             if !channel.status().connected() {
-                return Err(End::Lost(error));
+                return Err(error);
             }
             if start.elapsed() > HOLD_MAX {
-                return Err(End::Released);
+                // Somebody else shall try.
+                return Err(Error::unavailable("what it has in hand cannot be stored"));
             }
             tokio::time::sleep(backoff.pause()).await;
         }
@@ -187,7 +160,7 @@ impl Shard {
             info!(shard = self.number, "the batch is stored");
         }
         let (batch, links) = work.done();
-        batch.ack().await.map_err(|e| End::Lost(trouble(e)))?;
+        batch.ack().await.map_err(trouble)?;
         let metrics = &self.worker.metrics;
         metrics.events.inc_by(links.len() as u64);
         metrics.batch_seconds.observe(start.elapsed().as_secs_f64());

@@ -7,6 +7,8 @@
 mod chain;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backend::cluster::persisted::Head;
@@ -20,7 +22,7 @@ use tracing::{info, warn};
 
 use chain::Chain;
 
-/// Batches that wait for their marks. What finds no room is found by the next walk.
+/// Batches that wait for their marks. What finds no room is found by a walk, soon.
 const QUEUE_MAX: usize = 256;
 /// Rooms that are remembered; past that all are forgotten and read again.
 const ROOMS_MAX: usize = 50_000;
@@ -33,6 +35,8 @@ const TICK: Duration = Duration::from_secs(1);
 const HOLE_PATIENCE: Duration = Duration::from_secs(3);
 /// How often all rooms are looked at.
 const WALK_EVERY: Duration = Duration::from_secs(300);
+/// And how soon when batches found no room: not at once, since it was too much already.
+const WALK_SOON: Duration = Duration::from_secs(2);
 /// Events that one question to MongoDB walks.
 const LINKS_MAX: usize = 10_000;
 
@@ -46,28 +50,37 @@ pub struct Link {
 
 /// Takes what was stored.
 #[derive(Clone)]
-pub struct Marks(mpsc::Sender<Vec<Link>>);
+pub struct Marks {
+    batches: mpsc::Sender<Vec<Link>>,
+    /// Some batch found no room.
+    has_missed: Arc<AtomicBool>,
+}
 
 impl Marks {
     /// The handle, and the work to be run beside the storing. It ends when the last handle is gone.
     pub fn new(store: Store, redis: Redis, raised: Counter) -> (Self, impl Future<Output = ()>) {
-        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let (batches, receiver) = mpsc::channel(QUEUE_MAX);
+        let has_missed = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             store,
             redis,
+            has_missed: Arc::clone(&has_missed),
             rooms: HashMap::new(),
             walk_at: Instant::now(),
             is_away: false,
             raised,
         };
-        (Self(sender), keeper.run(receiver))
+        let marks = Self {
+            batches,
+            has_missed,
+        };
+        (marks, keeper.run(receiver))
     }
 
     /// Never waits.
     pub fn stored(&self, links: Vec<Link>) {
-        if self.0.try_send(links).is_err() {
-            // The walk finds these rooms.
-            tracing::debug!("marks are behind");
+        if self.batches.try_send(links).is_err() {
+            self.has_missed.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -75,6 +88,7 @@ impl Marks {
 struct Keeper {
     store: Store,
     redis: Redis,
+    has_missed: Arc<AtomicBool>,
     rooms: HashMap<RoomId, Room>,
     /// When all rooms are looked at next.
     walk_at: Instant,
@@ -204,6 +218,10 @@ impl Keeper {
             .collect();
         self.raise(behind).await?;
         self.close_holes().await?;
+        // The last of a room leaves no hole behind.
+        if self.has_missed.swap(false, Ordering::Relaxed) {
+            self.walk_at = self.walk_at.min(Instant::now() + WALK_SOON);
+        }
         if Instant::now() >= self.walk_at {
             self.walk().await?;
             self.walk_at = Instant::now() + WALK_EVERY;
@@ -278,5 +296,116 @@ impl Room {
             raised: mark,
             hole_since: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use backend::cluster::envelope::Origin;
+    use backend::cluster::settings::{Endpoint, Settings};
+    use backend::cluster::store::Delivered;
+    use backend::cluster::{Mongo, migrations};
+    use protocol::{Event, EventBody, MessageId, Timestamp, UserId};
+
+    use super::*;
+    use crate::batch::Batch;
+
+    async fn mark(redis: &Redis, room: &RoomId) -> u64 {
+        let mut get = ::redis::cmd("HGET");
+        get.arg(redis.room_key(room, "head")).arg("persisted");
+        redis.query(&get).await.unwrap()
+    }
+
+    async fn until_mark(redis: &Redis, room: &RoomId, wanted: u64) {
+        while mark(redis, room).await != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The last events of a room leave no hole behind that would tell of them.
+    #[tokio::test]
+    async fn what_found_no_room_gets_its_mark_soon() {
+        if let Some(what) = testbed::missing() {
+            testbed::skipped(&what);
+            return;
+        }
+        let servers = testbed::shared().await;
+        let endpoint = |url: &str| Endpoint {
+            url: url.to_owned(),
+            verify: true,
+            ca_file: None,
+        };
+        let settings = Settings {
+            redis: endpoint(&servers.redis_url),
+            rabbitmq: endpoint(&servers.rabbitmq_url),
+            mongodb: endpoint(&servers.mongodb_uri),
+            namespace: testbed::namespace(),
+            shards: 1,
+            backlog_max: 1000,
+        };
+        let mongo = Mongo::new(&settings).await.unwrap();
+        migrations::migrate(&mongo).await.unwrap();
+        let (store, redis) = (Store::new(mongo.clone()), Redis::new(&settings).unwrap());
+        let room = RoomId::parse("general").unwrap();
+        let last = QUEUE_MAX as u64 + 20;
+        let event = |number| Event {
+            room: room.clone(),
+            seq: Seq::new(number).unwrap(),
+            prev: Seq::new(number - 1).ok(),
+            at: Timestamp::now(),
+            from: UserId::parse("alice").ok(),
+            id: Some(MessageId::generate()),
+            body: EventBody::Message {
+                text: "words".to_owned(),
+                reply_to: None,
+                meta: None,
+            },
+        };
+        let mut batch = Batch::default();
+        batch.events = (1..=last).map(event).collect();
+        let delivered = Delivered {
+            origin: Origin::default(),
+            at: Timestamp::now(),
+        };
+        batch.deliveries = vec![delivered; batch.events.len()];
+        let arrivals: Vec<_> = batch.arrivals().collect();
+        store
+            .insert_arrivals(&arrivals[..1], "worker")
+            .await
+            .unwrap();
+        let mut head = ::redis::cmd("HSET");
+        head.arg(redis.room_key(&room, "head"));
+        for (field, value) in [("gen", 0), ("seq", last), ("at", 1), ("safe", last)] {
+            head.arg(field).arg(value);
+        }
+        head.arg(&["persisted", "0", "base", "0"]);
+        redis.query::<i64>(&head).await.unwrap();
+
+        let (marks, keeper) = Marks::new(store.clone(), redis.clone(), Counter::default());
+        let mut keeper = pin!(keeper);
+        // Its first walk finds the first event.
+        tokio::select! {
+            () = &mut keeper => panic!("the handle is there"),
+            () = until_mark(&redis, &room, 1) => {}
+        }
+        // While it is held up more comes than it can keep.
+        store
+            .insert_arrivals(&arrivals[1..], "worker")
+            .await
+            .unwrap();
+        for event in &batch.events[1..] {
+            let Event {
+                room, prev, seq, ..
+            } = event.clone();
+            marks.stored(vec![Link { room, prev, seq }]);
+        }
+        let raised = tokio::time::timeout(Duration::from_secs(30), until_mark(&redis, &room, last));
+        tokio::select! {
+            () = &mut keeper => panic!("the handle is there"),
+            raised = raised => raised.expect("the mark of the last event"),
+        }
+        mongo.database().drop().await.unwrap();
     }
 }

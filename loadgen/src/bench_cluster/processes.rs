@@ -142,10 +142,19 @@ impl Processes {
 
     /// Events that the worker has stored since it was started.
     pub fn stored(&self) -> Result<u64> {
+        self.worker_counts("chat_persist_events_total")
+    }
+
+    /// Merges of segments of the index of search that the worker has made since it began.
+    pub fn merges(&self) -> Result<u64> {
+        self.worker_counts("chat_search_merges_total")
+    }
+
+    fn worker_counts(&self, metric: &str) -> Result<u64> {
         let metrics = get(self.worker.admin, "/metrics")?;
         let count = metrics
             .lines()
-            .find_map(|line| line.strip_prefix("chat_persist_events_total "));
+            .find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
         Ok(count.map(str::parse).transpose()?.unwrap_or(0))
     }
 

@@ -189,17 +189,14 @@ impl Bench {
     }
 
     /// What `persistence-worker parked` says, and whether it went well.
-    pub fn parked(&self, arguments: &[&str]) -> (bool, String) {
-        let output = self
-            .command(&self.settings.rabbitmq.url)
+    pub async fn parked(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = self.command(&self.settings.rabbitmq.url);
+        command
             .env_remove("DARDA_MONGODB_URI")
             .env_remove("DARDA_REDIS_URL")
             .arg("parked")
-            .args(arguments)
-            .output()
-            .unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(text).unwrap())
+            .args(arguments);
+        outcome(command).await
     }
 
     /// What `persistence-worker index` says, and whether it went well.

@@ -42,7 +42,7 @@ async fn poison_is_parked_and_its_place_is_kept() {
         assert_eq!(worker.metric("chat_parked_total").await, 4.0);
         assert_eq!(worker.metric("chat_log_violations_total").await, 2.0);
 
-        let (ok, text) = bench.parked(&["list"]);
+        let (ok, text) = bench.parked(&["list"]).await;
         assert!(ok, "{text}");
         assert_eq!(text.lines().count(), 4, "{text}");
         for reason in ["unknown variant `hologram`", "its place holds another event", "its act has another place", "no event"] {
@@ -51,17 +51,17 @@ async fn poison_is_parked_and_its_place_is_kept() {
         let hologram = text.lines().find(|line| line.contains("hologram")).unwrap();
         assert!(hologram.contains("  general  2  "), "{hologram}");
         let id = hologram.split_whitespace().next().unwrap();
-        let (ok, text) = bench.parked(&["show", id]);
+        let (ok, text) = bench.parked(&["show", id]).await;
         assert!(ok && text.contains("\"secret\":1"), "{text}");
-        let (ok, text) = bench.parked(&["drop", id]);
+        let (ok, text) = bench.parked(&["drop", id]).await;
         assert!(ok && text.starts_with("dropped: "), "{text}");
-        let (ok, text) = bench.parked(&["show", id]);
+        let (ok, text) = bench.parked(&["show", id]).await;
         assert!(!ok && text.contains("nothing with id"), "{text}");
-        let (_, text) = bench.parked(&["list"]);
+        let (_, text) = bench.parked(&["list"]).await;
         assert_eq!(text.lines().count(), 3, "{text}");
 
         // Sent again without a change they come back, and the queue goes on.
-        let (ok, text) = bench.parked(&["replay", "--all"]);
+        let (ok, text) = bench.parked(&["replay", "--all"]).await;
         assert!(!ok && text.contains("1 cannot be sent"), "{text}");
         assert_eq!(text.matches("sent again").count(), 2, "{text}");
         until("both are parked again", async || {
@@ -103,7 +103,7 @@ async fn a_parked_event_is_sent_again() {
         let parked = lot.list(10).await.unwrap();
         assert_eq!(parked.len(), 2);
         assert_eq!(parked[1].unfit, unfit);
-        let (ok, text) = bench.parked(&["replay", &parked[1].id]);
+        let (ok, text) = bench.parked(&["replay", &parked[1].id]).await;
         assert!(ok && text.contains("sent again"), "{text}");
         until("the event has its place", async || {
             bench.stored(&general).await == events
@@ -134,15 +134,15 @@ async fn a_parked_event_is_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_are_told() {
     with_bench(async |bench: Bench| {
-        let (ok, text) = bench.parked(&["list"]);
+        let (ok, text) = bench.parked(&["list"]).await;
         assert!(ok && text == "nothing is parked\n", "{text}");
-        let (ok, text) = bench.parked(&["replay", "--all"]);
+        let (ok, text) = bench.parked(&["replay", "--all"]).await;
         assert!(ok && text == "nothing is parked\n", "{text}");
-        let (ok, text) = bench.parked(&["replay", "x"]);
+        let (ok, text) = bench.parked(&["replay", "x"]).await;
         assert!(!ok && text.contains("nothing with id x"), "{text}");
-        let (ok, text) = bench.parked(&["explode"]);
+        let (ok, text) = bench.parked(&["explode"]).await;
         assert!(!ok && text.contains("Usage:"), "{text}");
-        let (ok, text) = bench.parked(&[]);
+        let (ok, text) = bench.parked(&[]).await;
         assert!(ok && text.contains("Usage:"), "{text}");
     })
     .await;

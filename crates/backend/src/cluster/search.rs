@@ -196,10 +196,7 @@ impl MongoSearch {
         heads: &[Head],
         mut passed: Option<&mut usize>,
     ) -> Result<Looked> {
-        let candidates = Candidates::new(&self.index, &self.cache, wanted, heads).await?;
-        let Ok(mut candidates) = candidates else {
-            return Ok(Looked::Gone);
-        };
+        let mut candidates = Candidates::new(&self.index, &self.cache, wanted, heads);
         let mut hits: Vec<Hit> = Vec::new();
         let mut batch: Vec<Entry> = Vec::new();
         loop {

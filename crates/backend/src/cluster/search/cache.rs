@@ -82,7 +82,7 @@ impl Cache {
     pub async fn directories(
         &self,
         index: &Index,
-        heads: &[Head],
+        heads: &[&Head],
     ) -> Result<Option<Vec<Arc<Directory>>>> {
         // Another search may drop some meanwhile.
         let mut known: HashMap<_, _> = {
@@ -96,20 +96,28 @@ impl Cache {
         let missing: Vec<(&Head, u32)> = heads
             .iter()
             .filter(|head| !known.contains_key(&head.id))
-            .map(|head| (head, 0))
+            .map(|head| (*head, 0))
             .collect();
         let Some(blocks) = self.blocks(index, &missing).await? else {
             return Ok(None);
         };
         for (head, number) in missing {
-            let directory = Directory::decode(&blocks[&(head.id, number)])?;
-            known.insert(head.id, Arc::new(directory));
+            let directory = Arc::new(Directory::decode(&blocks[&(head.id, number)])?);
+            let directories = &mut self.kept().directories;
+            directories.insert(head.id, Arc::clone(&directory));
+            known.insert(head.id, directory);
         }
         let directories = heads.iter().map(|head| Arc::clone(&known[&head.id]));
-        let directories = directories.collect();
-        // Those of segments that are over are dropped.
-        self.kept().directories = known;
-        Ok(Some(directories))
+        Ok(Some(directories.collect()))
+    }
+
+    /// Drops the directories of segments that are over, given all that there are.
+    pub fn forget_all_but(&self, heads: &[Head]) {
+        let mut kept = self.kept();
+        if kept.directories.len() > heads.len() {
+            let there: HashSet<Uuid> = heads.iter().map(|head| head.id).collect();
+            kept.directories.retain(|id, _| there.contains(id));
+        }
     }
 
     fn keep(

@@ -27,7 +27,7 @@ pub struct Candidates<'a> {
     wanted: &'a Wanted,
     segments: Vec<Segment<'a>>,
     /// Segments that were not looked at yet, that with the newest message last.
-    unopened: Vec<(&'a Head, Arc<Directory>)>,
+    unopened: Vec<&'a Head>,
     /// The next of each segment.
     next: BinaryHeap<Reverse<(Entry, usize)>>,
     last: Option<Entry>,
@@ -47,24 +47,15 @@ struct Segment<'a> {
 pub struct Gone;
 
 impl<'a> Candidates<'a> {
-    /// # Errors
-    /// `Unavailable`, `Corrupt`.
-    pub async fn new(
-        index: &'a Index,
-        cache: &'a Cache,
-        wanted: &'a Wanted,
-        heads: &'a [Head],
-    ) -> Result<std::result::Result<Self, Gone>> {
-        let Some(directories) = cache.directories(index, heads).await? else {
-            return Ok(Err(Gone));
-        };
-        let mut unopened: Vec<(&Head, Arc<Directory>)> = heads
+    #[must_use]
+    pub fn new(index: &'a Index, cache: &'a Cache, wanted: &'a Wanted, heads: &'a [Head]) -> Self {
+        cache.forget_all_but(heads);
+        let mut unopened: Vec<&Head> = heads
             .iter()
-            .zip(directories)
-            .filter(|(head, _)| head.newest >= wanted.since && head.oldest < wanted.until)
+            .filter(|head| head.newest >= wanted.since && head.oldest < wanted.until)
             .collect();
-        unopened.sort_by_key(|(head, _)| head.newest);
-        Ok(Ok(Self {
+        unopened.sort_by_key(|head| head.newest);
+        Self {
             index,
             cache,
             wanted,
@@ -72,7 +63,7 @@ impl<'a> Candidates<'a> {
             unopened,
             next: BinaryHeap::new(),
             last: None,
-        }))
+        }
     }
 
     /// The next one, which may be of a room that is not meant.
@@ -101,7 +92,7 @@ impl<'a> Candidates<'a> {
     /// Opens segments until none of the others can have anything newer than what is next: as many at once as are open,
     /// so that what is rare is found in few steps, and what is frequent in few segments.
     async fn open(&mut self) -> Result<std::result::Result<(), Gone>> {
-        while let Some((newest, _)) = self.unopened.last()
+        while let Some(newest) = self.unopened.last()
             && self
                 .next
                 .peek()
@@ -110,6 +101,10 @@ impl<'a> Candidates<'a> {
             let more = self.segments.len().max(OPEN_MIN);
             let left = self.unopened.len().saturating_sub(more);
             let opened = self.unopened.split_off(left);
+            let Some(directories) = self.cache.directories(self.index, &opened).await? else {
+                return Ok(Err(Gone));
+            };
+            let opened: Vec<_> = opened.into_iter().zip(directories).collect();
             let mut numbers = Vec::new();
             for (head, directory) in &opened {
                 for terms in &self.wanted.terms {

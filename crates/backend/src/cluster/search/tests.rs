@@ -5,7 +5,7 @@ use driver::bson::{Bson, DateTime, Uuid};
 use super::*;
 use crate::cluster::migrations::migrate;
 use crate::cluster::mongo::tests::open;
-use index::Key;
+use index::{Key, SEGMENTS};
 use segment::Term;
 
 /// Messages of ten rooms: every one has the word `all`, its own number, and one of a hundred others.
@@ -34,15 +34,17 @@ async fn found(index: &Index, terms: &[Terms]) -> Vec<u64> {
         until: i64::MAX,
     };
     let (cache, heads) = (Cache::default(), index.heads().await.unwrap());
-    let candidates = Candidates::new(index, &cache, &wanted, &heads).await;
-    let Ok(mut candidates) = candidates.unwrap() else {
-        panic!("nobody merges");
-    };
+    let mut candidates = Candidates::new(index, &cache, &wanted, &heads);
     let mut found = Vec::new();
-    while let Ok(Some(entry)) = candidates.next().await.unwrap() {
-        found.push(entry.seq);
+    loop {
+        let Ok(next) = candidates.next().await.unwrap() else {
+            panic!("nobody merges");
+        };
+        match next {
+            Some(entry) => found.push(entry.seq),
+            None => return found,
+        }
     }
-    found
 }
 
 fn one(word: &str) -> Terms {
@@ -120,9 +122,40 @@ async fn a_search_that_meets_a_merge_begins_again() {
     let heads = index.heads().await.unwrap();
     assert!(merge(&index).await);
     let cache = Cache::default();
-    let candidates = Candidates::new(&index, &cache, &wanted, &heads).await;
-    assert!(candidates.unwrap().is_err());
+    let mut candidates = Candidates::new(&index, &cache, &wanted, &heads);
+    assert!(candidates.next().await.unwrap().is_err());
     check(&index, 80).await;
+    mongo.database().drop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_and_frequent_is_found_without_a_look_at_old_segments() {
+    let Some((mongo, index)) = index().await else {
+        return;
+    };
+    add_tens(&index, 0..7).await;
+    let mut heads = index.heads().await.unwrap();
+    heads.sort_by_key(|head| head.newest);
+    let oldest = doc! { "_id": heads[0].id };
+    let segments = mongo.collection::<Fields>(SEGMENTS);
+    segments.delete_one(oldest).await.unwrap();
+    let wanted = Wanted {
+        terms: vec![one("all")],
+        since: i64::MIN,
+        until: i64::MAX,
+    };
+    let cache = Cache::default();
+    let mut candidates = Candidates::new(&index, &cache, &wanted, &heads);
+    let mut found = 0;
+    let is_gone = loop {
+        match candidates.next().await.unwrap() {
+            Ok(Some(_)) => found += 1,
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(is_gone, "the end cannot be known");
+    assert!(found >= 20, "{found}");
     mongo.database().drop().await.unwrap();
 }
 
