@@ -255,8 +255,8 @@ fn plain_send(hub: &Rc<Hub>, connection: &Rc<Connection>, user: &UserId, send: p
 /// not wait for it.
 fn line_up(hub: &Rc<Hub>, connection: &Rc<Connection>, append: Append) {
     let id = append.id;
-    let app = Arc::clone(&hub.process);
-    let mut append = Box::pin(async move { app.messages.append(append).await });
+    let (app, session) = (Arc::clone(&hub.process), connection.id);
+    let mut append = Box::pin(async move { app.messages.append(append, Some(session)).await });
     // The first poll puts it in line.
     let mut cx = std::task::Context::from_waker(Waker::noop());
     match append.as_mut().poll(&mut cx) {

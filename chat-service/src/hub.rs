@@ -21,7 +21,8 @@ use backend::directory::Cursor;
 use backend::relay::Signal;
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    CloseCode, ErrorCode, EventBody, GoawayReason, RoomId, Seq, ServerFrame, Timestamp, UserId,
+    CloseCode, ErrorCode, EventBody, GoawayReason, MessageId, RoomId, Seq, ServerFrame, Timestamp,
+    UserId,
 };
 use slab::Slab;
 
@@ -166,7 +167,7 @@ impl Hub {
             self.begin_drain(&tables, drain);
         }
         let lost_signals = mail.lost_signals;
-        let latest = self.sort_mail(&mut tables, mail);
+        let (latest, traced) = self.sort_mail(&mut tables, mail);
         for key in std::mem::take(&mut tables.dirty_rooms) {
             self.hand_out(&mut tables, key);
         }
@@ -181,17 +182,27 @@ impl Hub {
             .inc_by(std::mem::take(&mut tables.delivered_bytes));
         if let Some(at_ms) = latest {
             let late = Timestamp::now().as_millis().saturating_sub(at_ms).max(0);
-            metrics.delivery.observe(late as f64 / 1000.0);
+            metrics.delivered(late, traced.first().map(|(id, _)| *id));
+        }
+        for (id, at) in traced {
+            runtime::trace::passed(id.as_uuid().as_u128(), "deliver", at.as_millis());
         }
     }
 
-    fn sort_mail(self: &Rc<Self>, tables: &mut Tables, mail: Mail) -> Option<i64> {
+    /// When the last of it was appended, and what of it is traced.
+    fn sort_mail(
+        self: &Rc<Self>,
+        tables: &mut Tables,
+        mail: Mail,
+    ) -> (Option<i64>, Vec<(MessageId, Timestamp)>) {
+        let mut traced = Vec::new();
         let latest = mail.batches.last().map(|(_, batch)| batch.at_ms);
         for (room, batch) in mail.batches {
             let Some(&key) = tables.room_keys.get(&room) else {
                 continue;
             };
             let act = batch.act.clone();
+            traced.extend(batch.traced);
             let room = &mut tables.rooms[key];
             if room.pending.is_empty() {
                 tables.dirty_rooms.push(key);
@@ -215,7 +226,7 @@ impl Hub {
         for signal in mail.signals {
             self.hand_out_signal(tables, signal);
         }
-        latest
+        (latest, traced)
     }
 
     /// Gives a room's pending events to its live subscriptions.

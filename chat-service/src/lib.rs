@@ -28,7 +28,7 @@ use std::sync::Arc;
 use ::rest::auth;
 use backend::Backends;
 use runtime::env::Variable;
-use runtime::{listen, telemetry};
+use runtime::{listen, telemetry, trace};
 
 pub use config::Config;
 pub use server::{History, Service, run};
@@ -49,6 +49,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     config::VARIABLES,
     auth::VARIABLES,
     telemetry::VARIABLES,
+    trace::VARIABLES,
 ];
 
 /// What every worker of the process shares.

@@ -15,7 +15,7 @@ const PROGRAM: Program = Program {
 
 #[actix_web::main]
 async fn main() -> anyhow::Result<()> {
-    PROGRAM.start()?;
+    let telemetry = PROGRAM.start()?;
     let listen = Listen::from_env()?;
     let config = Config::from_env(listen.http_addr)?;
     let history = forward::Address::from_env()?.map_or(History::Here, History::At);
@@ -31,5 +31,7 @@ async fn main() -> anyhow::Result<()> {
         backends,
         history,
     };
-    run(service, listener, admin_listener, shutdown).await
+    let ended = run(service, listener, admin_listener, shutdown).await;
+    telemetry.end().await;
+    ended
 }

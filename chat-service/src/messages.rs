@@ -15,10 +15,12 @@ use backend::Backends;
 use backend::directory::Member;
 use backend::log::{Append, Appended};
 use protocol::{
-    Delete, Edit, ErrorCode, Event, EventBody, Limits, React, Role, RoomId, Send, Seq, UserId,
-    check_emoji, check_meta, check_text,
+    Delete, Edit, ErrorCode, Event, EventBody, Limits, React, Role, RoomId, Send, Seq, SessionId,
+    UserId, check_emoji, check_meta, check_text,
 };
 use rest::Refusal;
+use runtime::trace::{self, TARGET};
+use tracing::{Instrument as _, Span, field, info_span};
 
 use crate::metrics::Metrics;
 use crate::rates::Rates;
@@ -58,7 +60,7 @@ impl Messages {
     /// # Errors
     /// `bad_request`, `too_large`, `rate_limited`, `not_found`, `conflict`, and those of the log.
     pub async fn send(&self, user: &UserId, send: Send) -> Result<Appended, Refusal> {
-        self.append(self.sending(user, send).await?).await
+        self.append(self.sending(user, send).await?, None).await
     }
 
     /// What a send appends, when it may be sent.
@@ -93,14 +95,25 @@ impl Messages {
         self.rate(user)
     }
 
-    /// Appends to the log and counts.
+    /// Appends to the log and counts, and traces some.
     ///
     /// # Errors
     /// Those of the log.
-    pub async fn append(&self, append: Append) -> Result<Appended, Refusal> {
+    pub async fn append(
+        &self,
+        append: Append,
+        session: Option<SessionId>,
+    ) -> Result<Appended, Refusal> {
         let begun = Instant::now();
-        let result = self.backends.log.append(append).await;
-        self.metrics.appended(&result, begun.elapsed());
+        let span = span_of(&append, session);
+        let appending = self.backends.log.append(append);
+        let result = if span.is_disabled() {
+            appending.await
+        } else {
+            appending.instrument(span.clone()).await
+        };
+        record(&span, &result);
+        self.metrics.appended(&result, begun.elapsed(), &span);
         Ok(result?)
     }
 
@@ -199,6 +212,52 @@ impl Messages {
                     ..Refusal::field(field, reason)
                 })
             }
+        }
+    }
+}
+
+/// The first span of an act that is traced: a chosen one, or one of a request that is traced.
+fn span_of(append: &Append, session: Option<SessionId>) -> Span {
+    if !trace::is_on() {
+        return Span::none();
+    }
+    let id = append.id.as_uuid().as_u128();
+    let request = trace::current();
+    if request.is_disabled() && !trace::is_chosen(id) {
+        return Span::none();
+    }
+    let span = trace::begin(id, || {
+        info_span!(
+            target: TARGET,
+            parent: None,
+            "send",
+            otel.kind = "server",
+            otel.status_code = field::Empty,
+            error.r#type = field::Empty,
+            trace_id = field::Empty,
+            session.id = session.map(field::display),
+            room.id = %append.room,
+            room.seq = field::Empty,
+            duplicate = field::Empty,
+        )
+    });
+    trace::link(&span, &request);
+    trace::link(&request, &span);
+    span
+}
+
+fn record(span: &Span, result: &backend::Result<Appended>) {
+    if span.is_disabled() {
+        return;
+    }
+    match result {
+        Ok(Appended { event, duplicate }) => {
+            span.record("room.seq", event.seq.get());
+            span.record("duplicate", duplicate);
+        }
+        Err(error) => {
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", Refusal::from(error.clone()).code.as_str());
         }
     }
 }

@@ -5,9 +5,12 @@ use std::time::Duration;
 use backend::log::Appended;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
+use protocol::MessageId;
+use runtime::trace;
+use tracing::Span;
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,6 +30,12 @@ pub struct ForwardLabels {
     pub outcome: &'static str,
 }
 
+/// Where to look at one of those that were measured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TraceLabels {
+    pub trace_id: String,
+}
+
 /// Counters, gauges and histograms of one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -44,8 +53,8 @@ pub struct Metrics {
     pub catch_ups: Counter,
     pub resume_gaps: Counter,
     pub log_violations: Counter,
-    pub send_ack: Histogram,
-    pub delivery: Histogram,
+    pub send_ack: HistogramWithExemplars<TraceLabels>,
+    pub delivery: HistogramWithExemplars<TraceLabels>,
 }
 
 const SECONDS: [f64; 14] = [
@@ -71,8 +80,8 @@ impl Metrics {
             catch_ups: Counter::default(),
             resume_gaps: Counter::default(),
             log_violations: Counter::default(),
-            send_ack: Histogram::new(SECONDS),
-            delivery: Histogram::new(SECONDS),
+            send_ack: HistogramWithExemplars::new(SECONDS.into_iter()),
+            delivery: HistogramWithExemplars::new(SECONDS.into_iter()),
         };
         metrics.register(|registry| {
             registry.register(
@@ -159,8 +168,8 @@ impl Metrics {
         this
     }
 
-    /// Counts the outcome of an append.
-    pub fn appended(&self, result: &backend::Result<Appended>, took: Duration) {
+    /// Counts the outcome of an append, and where it is traced.
+    pub fn appended(&self, result: &backend::Result<Appended>, took: Duration, span: &Span) {
         match result {
             Ok(Appended {
                 duplicate: true, ..
@@ -169,13 +178,22 @@ impl Metrics {
             }
             Ok(_) => {
                 self.appended.inc();
-                self.send_ack.observe(took.as_secs_f64());
+                let traced = trace::trace_id(span).map(|trace_id| TraceLabels { trace_id });
+                self.send_ack.observe(took.as_secs_f64(), traced, None);
             }
             Err(backend::Error::Corrupt(_)) => {
                 self.log_violations.inc();
             }
             Err(_) => {}
         }
+    }
+
+    /// Notes how late the last event of what was handed to sessions is, and the trace of an event of it.
+    pub fn delivered(&self, late_ms: i64, traced: Option<MessageId>) {
+        let traced = traced.map(|id| TraceLabels {
+            trace_id: format!("{:032x}", id.as_uuid().as_u128()),
+        });
+        self.delivery.observe(late_ms as f64 / 1000.0, traced, None);
     }
 
     /// Counts a connection that the server closes.

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use protocol::{Event, encode_event};
+use protocol::{Event, MessageId, Timestamp, encode_event};
+use runtime::trace;
 
 use crate::websocket;
 
@@ -30,6 +31,8 @@ pub struct Batch {
     pub bytes: Bytes,
     /// When the last event was appended, in milliseconds since 1970.
     pub at_ms: i64,
+    /// The last of its events that is traced, and when it was appended.
+    pub traced: Option<(MessageId, Timestamp)>,
     /// The last event, if it changes who may read the room. A batch ends with such an event.
     pub act: Option<Arc<Event>>,
 }
@@ -70,9 +73,20 @@ impl Batch {
             frames,
             bytes,
             at_ms: last.at.as_millis(),
+            traced: traced(events),
             act: changes_readers(last).then(|| Arc::clone(last)),
         }
     }
+}
+
+fn traced(events: &[Arc<Event>]) -> Option<(MessageId, Timestamp)> {
+    if !trace::is_on() {
+        return None;
+    }
+    events.iter().rev().find_map(|event| {
+        let id = event.id?;
+        trace::is_chosen(id.as_uuid().as_u128()).then_some((id, event.at))
+    })
 }
 
 /// Whether an event can end somebody's right to read the room.

@@ -2,7 +2,7 @@
 
 use rest::auth::{self, Auth};
 use runtime::env::{EnvError, Variable};
-use runtime::{Listen, listen, telemetry};
+use runtime::{Listen, listen, telemetry, trace};
 
 /// Every variable of this program.
 pub const VARIABLES: &[&[Variable]] = &[
@@ -11,6 +11,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     backend::CLUSTER_VARIABLES,
     auth::VARIABLES,
     telemetry::VARIABLES,
+    trace::VARIABLES,
 ];
 
 /// What `main` reads.

@@ -17,7 +17,7 @@ const PROGRAM: Program = Program {
 
 #[actix_web::main]
 async fn main() -> anyhow::Result<()> {
-    PROGRAM.start()?;
+    let telemetry = PROGRAM.start()?;
     let config = Config::from_env()?;
     let is_embedded = matches!(config.backend, backend::Config::Embedded { .. });
     let opened = backend::open(config.backend).await;
@@ -35,5 +35,6 @@ async fn main() -> anyhow::Result<()> {
     info!(addr = %listener.local_addr()?, "history-service is listening");
     let ended = run(backends.clone(), listener, admin_listener, shutdown).await;
     backends.health.close().await;
+    telemetry.end().await;
     ended
 }

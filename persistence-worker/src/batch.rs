@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend::cluster::envelope::{self, Broken, Origin};
+use backend::cluster::envelope::{self, Broken, Origin, Traces};
 use backend::cluster::parked::REPLAY_HEADER;
 use backend::cluster::store::{Arrival, Delivered};
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -10,8 +10,10 @@ use lapin::{Acker, Consumer};
 
 use lapin::message::Delivery;
 use protocol::{Event, Timestamp};
+use runtime::trace::{self, TARGET};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, field, info_span};
 
 use crate::metrics::InHand;
 
@@ -33,6 +35,8 @@ pub struct Batch {
     pub broken: Vec<Broken>,
     /// Events that a person sent again.
     pub again: Vec<Event>,
+    /// What traced events of it are traced by, from their arrival to their acknowledgement.
+    pub spans: Vec<Span>,
     envelopes: u16,
     /// The last delivery; its acknowledgement is that of all.
     last: Option<Acker>,
@@ -91,7 +95,14 @@ impl Batch {
             origin: Origin::of(&delivery.properties),
             at: Timestamp::now(),
         };
-        for line in envelope::decode(&delivery.data) {
+        let traces = match trace::is_on() {
+            true => Traces::said(&delivery.properties),
+            false => Traces::default(),
+        };
+        for (number, line) in envelope::decode(&delivery.data).into_iter().enumerate() {
+            if let (Ok(event), Some(traceparent)) = (&line, traces.of_line(number)) {
+                self.spans.push(span_of(event, traceparent));
+            }
             match line {
                 Ok(event) if is_again => self.again.push(event),
                 Ok(event) => {
@@ -127,6 +138,23 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// A traced event, from its arrival here.
+fn span_of(event: &Event, traceparent: &str) -> Span {
+    trace::follow(traceparent, || {
+        info_span!(
+            target: TARGET,
+            parent: None,
+            "store",
+            otel.kind = "consumer",
+            messaging.system = "rabbitmq",
+            trace_id = field::Empty,
+            room.id = %event.room,
+            room.seq = event.seq.get(),
+            tries = field::Empty,
+        )
+    })
 }
 
 fn delivered(next: Option<lapin::Result<Delivery>>) -> Result<Delivery, Ended> {

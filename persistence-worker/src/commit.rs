@@ -10,9 +10,11 @@ use backend::cluster::store::{Arrival, Store};
 use backend::{Error, Result};
 use prometheus_client::metrics::counter::Counter;
 use protocol::Event;
+use runtime::traced;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::batch::Batch;
 
@@ -136,7 +138,21 @@ impl Writer {
 
 async fn write(store: Store, worker: Arc<str>, group: Vec<Job>) {
     let arrivals: Vec<Arrival<'_>> = group.iter().flat_map(|job| job.batch.arrivals()).collect();
+    let spans: Vec<Span> = group
+        .iter()
+        .flat_map(|job| &job.batch.spans)
+        .map(|span| {
+            traced!(
+                span,
+                "insert",
+                otel.kind = "client",
+                db.system.name = "mongodb",
+                batch = arrivals.len()
+            )
+        })
+        .collect();
     let inserted = store.insert_arrivals(&arrivals, &worker).await;
+    drop(spans);
     for Job { batch, done, .. } in group {
         let answer = match &inserted {
             Ok(inserted) => {

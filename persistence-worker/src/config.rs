@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use backend::cluster::{Settings, settings};
 use runtime::env::{self, EnvError, Variable};
-use runtime::{listen, telemetry};
+use runtime::{listen, telemetry, trace};
 use serde::Deserialize;
 
 /// Every variable of this program.
-pub const VARIABLES: &[&[Variable]] = &[settings::VARIABLES, OWN, telemetry::VARIABLES];
+pub const VARIABLES: &[&[Variable]] = &[
+    settings::VARIABLES,
+    OWN,
+    telemetry::VARIABLES,
+    trace::VARIABLES,
+];
 
 const OWN: &[Variable] = &[
     Variable {

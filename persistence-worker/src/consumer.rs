@@ -143,6 +143,7 @@ impl Shard {
     async fn persist(&self, channel: &Channel, mut work: Work) -> Result<(), Error> {
         let start = Instant::now();
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        let mut tries = 1;
         while let Err(error) = work.go_on(&self.worker).await {
             if backoff.is_fresh() {
                 warn!(shard = self.number, %error, "a batch cannot be stored now; it is tried again");
@@ -155,12 +156,16 @@ impl Shard {
                 return Err(Error::unavailable("what it has in hand cannot be stored"));
             }
             tokio::time::sleep(backoff.pause()).await;
+            tries += 1;
         }
         if !backoff.is_fresh() {
             info!(shard = self.number, "the batch is stored");
         }
         let (batch, links) = work.done();
         batch.ack().await.map_err(trouble)?;
+        for span in &batch.spans {
+            span.record("tries", tries);
+        }
         let metrics = &self.worker.metrics;
         metrics.events.inc_by(links.len() as u64);
         metrics.batch_seconds.observe(start.elapsed().as_secs_f64());

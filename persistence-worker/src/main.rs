@@ -28,11 +28,13 @@ async fn main() -> anyhow::Result<()> {
         }
         _ => {}
     }
-    PROGRAM.start()?;
+    let telemetry = PROGRAM.start()?;
     let config = Config::from_env()?;
     // Before anybody can know that it runs.
     let shutdown = shutdown::on_signals()?;
     let listener = config.bind_admin()?;
     info!(admin = %listener.local_addr()?, "persistence-worker is starting");
-    run(config, listener, shutdown).await
+    let ended = run(config, listener, shutdown).await;
+    telemetry.end().await;
+    ended
 }

@@ -15,7 +15,7 @@ const PROGRAM: Program = Program {
 
 #[actix_web::main]
 async fn main() -> anyhow::Result<()> {
-    PROGRAM.start()?;
+    let _telemetry = PROGRAM.start()?;
     let config = Config::from_env()?;
     let backends = backend::open(config.backend).await?;
     // Before anybody can know that it runs.

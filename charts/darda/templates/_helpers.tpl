@@ -239,6 +239,12 @@ DARDA_SHARDS: {{ .Values.shards | int | quote }}
 DARDA_LIMIT_BACKLOG: {{ .Values.backlogMax | int | quote }}
 DARDA_LOG: {{ .Values.log.level | quote }}
 DARDA_LOG_FORMAT: {{ .Values.log.format | quote }}
+{{- with .Values.monitoring.traces }}
+{{- if .endpoint }}
+DARDA_OTLP_ENDPOINT: {{ .endpoint | quote }}
+DARDA_OTLP_RATIO: {{ .ratio | quote }}
+{{- end }}
+{{- end }}
 DARDA_REDIS_URL_FILE: /etc/darda/servers/redis-url
 DARDA_RABBITMQ_URL_FILE: /etc/darda/servers/rabbitmq-url
 DARDA_MONGODB_URI_FILE: /etc/darda/servers/mongodb-uri
@@ -251,6 +257,17 @@ DARDA_{{ upper $server }}_CA_FILE: /etc/darda/servers/{{ $server }}-ca.crt
 DARDA_{{ upper $server }}_TLS_VERIFY: "off"
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* Where a span comes from, for who looks at it. */}}
+{{- define "darda.traceEnv" -}}
+{{- if .Values.monitoring.traces.endpoint -}}
+- {name: K8S_POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: K8S_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+- {name: K8S_NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.pod.name=$(K8S_POD),k8s.namespace.name=$(K8S_NAMESPACE),k8s.node.name=$(K8S_NODE)
+{{- end -}}
 {{- end -}}
 
 {{- define "darda.config.services" -}}

@@ -1,4 +1,4 @@
-//! What happens around every request: an id, a span, headers, and problems in place of bare refusals.
+//! What happens around every request: an id, a span, a trace for some, headers, and problems in place of bare refusals.
 
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::Next;
+use runtime::trace::{self, TARGET, TRACEPARENT};
 use tracing::{Instrument, Span, debug, field, info_span};
 use uuid::Uuid;
 
@@ -37,10 +38,57 @@ pub async fn observe<B: MessageBody + 'static>(
         status = field::Empty,
         duration_ms = field::Empty,
     );
-    let answer = next.call(request).instrument(span.clone()).await?;
+    let traced = trace_of(&mut request);
+    let answer = next.call(request);
+    let answer = if traced.is_disabled() {
+        answer.instrument(span.clone()).await?
+    } else {
+        answer.instrument(traced.clone()).await?
+    };
     let answer = finish(answer, id);
     record(&span, &answer, started);
+    record_trace(&traced, &answer);
     Ok(answer)
+}
+
+/// The span of a request that is traced: because its sender records its trace, or because it is one of those chosen. Whoever it
+/// is forwarded to goes on with the trace.
+fn trace_of(request: &mut ServiceRequest) -> Span {
+    if !trace::is_on() {
+        return Span::none();
+    }
+    let span = || {
+        info_span!(
+            target: TARGET,
+            parent: None,
+            "request",
+            otel.kind = "server",
+            otel.status_code = field::Empty,
+            trace_id = field::Empty,
+            http.request.method = %request.method(),
+            http.route = field::Empty,
+            http.response.status_code = field::Empty,
+        )
+    };
+    let sent = request.headers().get(TRACEPARENT);
+    let sent = sent.and_then(|sent| sent.to_str().ok());
+    let span = match sent.filter(|sent| trace::is_recorded(sent)) {
+        Some(sent) => trace::follow(sent, span),
+        None if sent.is_none() => {
+            let id = Uuid::new_v4().as_u128();
+            if !trace::is_chosen(id) {
+                return Span::none();
+            }
+            trace::begin(id, span)
+        }
+        // Its sender has decided that it is not traced.
+        None => return Span::none(),
+    };
+    if let Some(value) = trace::traceparent(&span).and_then(|text| text.try_into().ok()) {
+        let name = HeaderName::from_static(TRACEPARENT);
+        request.headers_mut().insert(name, value);
+    }
+    span
 }
 
 /// The id of a request: the client's, if it is fit for logs, or a new one.
@@ -109,6 +157,21 @@ fn record(span: &Span, answer: &ServiceResponse<BoxBody>, started: Instant) {
     let millis = started.elapsed().as_secs_f64() * 1000.0;
     span.record("duration_ms", millis);
     span.in_scope(|| debug!("answered"));
+}
+
+fn record_trace(span: &Span, answer: &ServiceResponse<BoxBody>) {
+    if span.is_disabled() {
+        return;
+    }
+    let request = answer.request();
+    let route = request.match_pattern();
+    let route = route.as_deref().unwrap_or("none");
+    trace::rename(span, format!("{} {route}", request.method()));
+    span.record("http.route", route);
+    span.record("http.response.status_code", answer.status().as_u16());
+    if answer.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 #[cfg(test)]

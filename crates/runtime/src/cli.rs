@@ -1,7 +1,8 @@
 //! The command line of a service: `--help`, `--version`, and nothing else.
 
 use crate::env::{self, EnvError, Variable};
-use crate::telemetry;
+use crate::telemetry::{self, Telemetry};
+use crate::trace;
 
 /// A program, as it describes itself.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +25,11 @@ enum Wish {
 
 impl Program {
     /// The first line of every `main`: answers `--help` and `--version`, refuses other arguments, and starts telemetry.
-    /// Returns when the program shall run.
+    /// Returns when the program shall run. Within a runtime of tokio.
     ///
     /// # Errors
     /// When a variable of telemetry is bad.
-    pub fn start(&self) -> Result<(), EnvError> {
+    pub fn start(&self) -> Result<Telemetry, EnvError> {
         match self.wish(std::env::args().skip(1)) {
             Wish::Run => {}
             Wish::Say(text) => {
@@ -40,11 +41,12 @@ impl Program {
                 std::process::exit(2);
             }
         }
-        telemetry::init()?;
+        let is_traced = self.variables.contains(&trace::VARIABLES);
+        let telemetry = telemetry::start(&[], is_traced.then_some((self.name, self.version)))?;
         for warning in env::unknown(self.variables) {
             tracing::warn!("{warning}");
         }
-        Ok(())
+        Ok(telemetry)
     }
 
     fn wish(&self, arguments: impl Iterator<Item = String>) -> Wish {

@@ -9,6 +9,7 @@ pub mod listen;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;
 
 pub use env::{EnvError, Variable};
 pub use health::Readiness;

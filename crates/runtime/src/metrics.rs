@@ -31,7 +31,10 @@ impl Metrics {
             "The program and its version",
             Info::new([("program", program), ("version", version)]),
         );
-        Self(Arc::new(RwLock::new(registry)))
+        let metrics = Self(Arc::new(RwLock::new(registry)));
+        #[cfg(feature = "otlp")]
+        crate::trace::register(&metrics);
+        metrics
     }
 
     /// Lets a service register metrics. Names are written in full, without a counter's `_total`.

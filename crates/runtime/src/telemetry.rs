@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::env::{self, EnvError, Variable};
 
@@ -46,19 +48,42 @@ enum Format {
     Json,
 }
 
-/// Starts logging as configured. Called once, by `main`; a second call changes nothing.
+/// What has to be ended before the process does.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Telemetry {
+    #[cfg(feature = "otlp")]
+    exporting: Option<crate::trace::Exporting>,
+}
+
+impl Telemetry {
+    /// Sends what waits, within seconds.
+    pub async fn end(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(exporting) = self.exporting {
+            exporting.end().await;
+        }
+    }
+}
+
+/// Starts logging as configured, without what some libraries say because the program says it better; naming these in DARDA_LOG
+/// brings them back. Called once, by `main`; a second call changes nothing.
 ///
 /// # Errors
 /// When one of [`VARIABLES`] is bad.
-pub fn init() -> Result<(), EnvError> {
-    init_without(&[])
+pub fn init_without(libraries: &[&str]) -> Result<(), EnvError> {
+    let _nothing = start(libraries, None)?;
+    Ok(())
 }
 
-/// As [`init`], for a program that says better itself what some libraries would; naming these in DARDA_LOG brings them back.
+/// Starts logging and, for a program with a name and a version, traces. Within a runtime of tokio.
 ///
 /// # Errors
-/// As [`init`].
-pub fn init_without(libraries: &[&str]) -> Result<(), EnvError> {
+/// When one of the variables is bad.
+pub(crate) fn start(
+    libraries: &[&str],
+    traced: Option<(&'static str, &'static str)>,
+) -> Result<Telemetry, EnvError> {
     let config: Config = env::read("DARDA_")?;
     let quiet: String = libraries
         .iter()
@@ -70,23 +95,33 @@ pub fn init_without(libraries: &[&str]) -> Result<(), EnvError> {
             format!("{error}; use a level such as info, or info,chat_service=debug"),
         )
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // Complaining about a log that nobody reads any more would end the thread that writes to it.
         .log_internal_errors(false);
-    let started = match config.log_format {
-        Format::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
-        Format::Json => builder
+    let layer = match config.log_format {
+        Format::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => layer
             .json()
             .flatten_event(true)
             .with_span_list(false)
-            .try_init(),
+            .boxed(),
     };
-    if started.is_err() {
+    // A filter of its own: what is traced is none of its business.
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+    #[cfg(feature = "otlp")]
+    let (subscriber, telemetry) = {
+        let started = match traced {
+            Some((program, version)) => crate::trace::start(program, version)?,
+            None => None,
+        };
+        let (layer, exporting) = started.unzip();
+        (subscriber.with(layer), Telemetry { exporting })
+    };
+    #[cfg(not(feature = "otlp"))]
+    let (_, telemetry) = (traced, Telemetry::default());
+    if subscriber.try_init().is_err() {
         tracing::debug!("logging was already started");
     }
-    Ok(())
+    Ok(telemetry)
 }

@@ -7,3 +7,4 @@ mod amnesia;
 mod liar;
 mod programs;
 mod standalone;
+mod traces;

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp, UserId};
+use runtime::trace;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 use super::generation::Generations;
 use super::publisher::{Outcome, Placed, Publisher};
@@ -53,6 +55,8 @@ pub struct Request {
     looked_up: Option<(u64, u64)>,
     /// The message it is about was seen to live.
     target_lives: bool,
+    /// What it is traced by.
+    pub span: Span,
     reply: oneshot::Sender<Result<Appended>>,
 }
 
@@ -320,6 +324,7 @@ impl Log for ClusterLog {
             deadline,
             looked_up: None,
             target_lives: false,
+            span: trace::current(),
             reply,
         });
         match tokio::time::timeout_at(deadline.into(), answer).await {

@@ -19,10 +19,11 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm
 use protocol::{Event, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::envelope::Origin;
+use super::envelope::{Origin, Traces};
 use super::relay::PodId;
 use super::topology::{self, Topology};
 use super::{Settings, envelope};
@@ -58,6 +59,8 @@ pub struct Placed {
     pub event: Arc<Event>,
     /// The pods that have its room.
     pub pods: Arc<[String]>,
+    /// From being handed over to the broker's confirm.
+    pub span: Span,
 }
 
 /// Takes what became of events. Called by the publisher's task; must not block.
@@ -481,6 +484,7 @@ impl Run {
         body: &[u8],
     ) -> Result<()> {
         let (generation, shard) = way;
+        let traces = Traces::of(events.iter().map(|placed| &placed.span));
         let sending = async {
             let channel = link.channel(way, slot).await?;
             channel
@@ -492,7 +496,7 @@ impl Run {
                         ..BasicPublishOptions::default()
                     },
                     body,
-                    properties(&self.pod),
+                    properties(&self.pod, traces),
                 )
                 .await
                 .map_err(|e| topology::trouble(&e))
@@ -594,7 +598,11 @@ impl Run {
         self.judged(generation, events, Outcome::Unroutable);
     }
 
-    fn judged(&self, generation: u64, events: Vec<Placed>, outcome: Outcome) {
+    fn judged(&self, generation: u64, mut events: Vec<Placed>, outcome: Outcome) {
+        for placed in &mut events {
+            // It is over.
+            placed.span = Span::none();
+        }
         let counters = &self.shared.counters;
         let counter = match outcome {
             Outcome::Confirmed => &counters.confirmed,
@@ -631,7 +639,7 @@ async fn connect(settings: &Settings, topology: &Topology) -> Result<Connection>
     Ok(connection)
 }
 
-fn properties(pod: &Arc<str>) -> BasicProperties {
+fn properties(pod: &Arc<str>, traces: Traces) -> BasicProperties {
     let origin = Origin {
         pod: Some(Arc::clone(pod)),
         at: Some(Timestamp::now()),
@@ -642,6 +650,7 @@ fn properties(pod: &Arc<str>) -> BasicProperties {
         AMQPValue::LongUInt(envelope::VERSION),
     );
     origin.put(&mut headers);
+    traces.put(&mut headers);
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type(envelope::CONTENT_TYPE.into())

@@ -9,6 +9,8 @@ use ::redis::Value;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp};
+use runtime::traced;
+use tracing::Span;
 use uuid::Uuid;
 
 use super::entry::{self, list, number, place, text};
@@ -99,7 +101,22 @@ impl Core {
             Err(error) => return retry_or_refuse(batch, &error),
         };
         publisher.raise_floor(open.generation);
-        match self.call(room, &open, &batch).await {
+        let spans: Vec<Span> = batch
+            .iter()
+            .map(|request| {
+                traced!(
+                    &request.span,
+                    "number",
+                    otel.kind = "client",
+                    db.system.name = "redis",
+                    batch = batch.len()
+                )
+            })
+            .filter(|span| !span.is_disabled())
+            .collect();
+        let called = self.call(room, &open, &batch).await;
+        drop(spans);
+        match called {
             Ok(answer) => match self.judge(room, &open, batch, &answer).await {
                 Ok(next) => next,
                 Err(error) => {
@@ -239,6 +256,12 @@ impl Core {
                     request.answer(Ok(appended));
                     return Ok(None);
                 }
+                let span = traced!(
+                    &request.span,
+                    "publish",
+                    otel.kind = "producer",
+                    messaging.system = "rabbitmq"
+                );
                 // First the sender waits, then what they wait for begins.
                 self.sequencer.wait(room, Waiter { request, appended });
                 if code == "new"
@@ -246,7 +269,7 @@ impl Core {
                 {
                     self.counters.appended.fetch_add(1, Ordering::Relaxed);
                     let pods = Arc::clone(pods);
-                    publisher.publish(open.generation, Placed { event, pods });
+                    publisher.publish(open.generation, Placed { event, pods, span });
                 }
             }
             "ask" => {
@@ -407,8 +430,14 @@ impl Core {
         let pods: Arc<[String]> = Arc::from([]);
         for event in entries {
             let pods = Arc::clone(&pods);
-            self.publisher()?
-                .publish(open.generation, Placed { event, pods });
+            self.publisher()?.publish(
+                open.generation,
+                Placed {
+                    event,
+                    pods,
+                    span: Span::none(),
+                },
+            );
         }
         Ok(())
     }
@@ -452,7 +481,14 @@ impl Core {
         }
         for event in events {
             let pods = Arc::clone(&pods);
-            publisher.publish(open.generation, Placed { event, pods });
+            publisher.publish(
+                open.generation,
+                Placed {
+                    event,
+                    pods,
+                    span: Span::none(),
+                },
+            );
         }
         Ok(())
     }
