@@ -37,6 +37,16 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "The longest time between SIGTERM and the end of the process. Clients are moved away within it.",
     },
     Variable {
+        name: "DARDA_DRAIN_WAIT_SECS",
+        default: "0",
+        meaning: "How much of it everything goes on with only /readyz red, for a balancer that has to notice. On Kubernetes the pre-stop hook waits instead.",
+    },
+    Variable {
+        name: "DARDA_DRAIN_PER_SEC",
+        default: "1000",
+        meaning: "Clients that are moved away, or closed, per second, so that others are not overrun. More where the time would not be enough.",
+    },
+    Variable {
         name: "DARDA_HEARTBEAT_SECS",
         default: "25",
         meaning: "How often, at least 1, the server pings a client and tells it where its rooms end. A client that does not answer two pings is let go.",
@@ -95,6 +105,10 @@ pub struct Gateway {
         rename = "drain_secs"
     )]
     pub drain: Duration,
+    #[serde(default, deserialize_with = "env::secs", rename = "drain_wait_secs")]
+    pub drain_wait: Duration,
+    #[serde(default = "drain_per_sec")]
+    pub drain_per_sec: u32,
     #[serde(
         default = "heartbeat",
         deserialize_with = "env::secs",
@@ -137,6 +151,10 @@ fn drain() -> Duration {
     Duration::from_secs(20)
 }
 
+fn drain_per_sec() -> u32 {
+    1000
+}
+
 fn heartbeat() -> Duration {
     Duration::from_secs(25)
 }
@@ -175,6 +193,7 @@ impl Config {
                 self.limits.joins_per_sec as usize,
             ),
             ("DARDA_HTTP_WORKERS", self.gateway.http_workers.unwrap_or(1)),
+            ("DARDA_DRAIN_PER_SEC", self.gateway.drain_per_sec as usize),
         ];
         for (name, value) in positive {
             if value == 0 {
@@ -183,6 +202,12 @@ impl Config {
         }
         if self.gateway.heartbeat < Duration::from_secs(1) {
             return Err(EnvError::new("DARDA_HEARTBEAT_SECS", "must be at least 1"));
+        }
+        if !self.gateway.drain_wait.is_zero() && self.gateway.drain_wait >= self.gateway.drain {
+            return Err(EnvError::new(
+                "DARDA_DRAIN_WAIT_SECS",
+                "must be less than DARDA_DRAIN_SECS, of which it is a part",
+            ));
         }
         if self.limits.text_bytes > TEXT_BYTES_MAX {
             return Err(EnvError::new(
@@ -240,6 +265,8 @@ impl Default for Config {
                 http_workers: None,
                 allowed_origins: Vec::new(),
                 drain: drain(),
+                drain_wait: Duration::ZERO,
+                drain_per_sec: drain_per_sec(),
                 heartbeat: heartbeat(),
             },
             auth: Auth::default(),
@@ -251,6 +278,18 @@ impl Default for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_time_left_after_the_balancer_noticed() {
+        let mut config = Config::default();
+        config.gateway.drain_wait = config.gateway.drain;
+        let error = config.check().unwrap_err();
+        assert_eq!(error.name, "DARDA_DRAIN_WAIT_SECS");
+        config.gateway.drain_wait -= Duration::from_secs(1);
+        config.check().unwrap();
+        config.gateway.drain_per_sec = 0;
+        assert_eq!(config.check().unwrap_err().name, "DARDA_DRAIN_PER_SEC");
+    }
 
     #[test]
     fn a_limit_of_nothing_is_refused_by_name() {

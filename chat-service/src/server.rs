@@ -155,19 +155,23 @@ async fn serve(
         () = shutdown.cancelled() => {}
     }
     announcer.abort();
+    let leaving = Instant::now();
     draining.set_draining();
+    // Whoever connects before the balancer has noticed is served like everybody else.
+    tokio::time::sleep(app.config.gateway.drain_wait).await;
     handle.pause().await;
-    drain(&app).await;
+    drain(&app, leaving + app.config.gateway.drain).await;
     handle.stop(true).await;
     Ok(())
 }
 
-/// Moves all clients away within the configured time.
-async fn drain(app: &Process) {
+/// Moves all clients away until then.
+async fn drain(app: &Process, end: Instant) {
     let count = app.metrics.connections.get().max(0);
-    let whole = app.config.gateway.drain;
-    // A few clients need not wait for long; many come back at 1,000 a second at most, if there is time for that.
-    let wanted = Duration::from_millis(u64::try_from(count).unwrap_or_default().max(50));
+    let whole = end.saturating_duration_since(Instant::now());
+    // A few clients need not wait for long; many leave at the configured rate, if there is time for that.
+    let per_sec = f64::from(app.config.gateway.drain_per_sec);
+    let wanted = Duration::from_secs_f64((count as f64 / per_sec).max(0.05));
     let spread = wanted.min(whole / 3);
     tracing::info!(
         connections = count,
@@ -177,7 +181,7 @@ async fn drain(app: &Process) {
     for mailbox in app.pod.mailboxes() {
         mailbox.drain(Drain { spread });
     }
-    let deadline = Instant::now() + whole.saturating_sub(Duration::from_secs(1));
+    let deadline = end.checked_sub(Duration::from_secs(1)).unwrap_or(end);
     while app.metrics.connections.get() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -52,6 +52,11 @@ impl Process {
         }
     }
 
+    /// Sets a variable, from its next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
     /// The address of its HTTP port.
     ///
     /// # Panics
@@ -169,6 +174,11 @@ impl Process {
     /// Lets it go on (SIGCONT).
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Asks it to end (SIGTERM) and does not wait.
+    pub fn begin_to_end(&self) {
+        self.signal(Signal::TERM);
     }
 
     /// Asks it to end (SIGTERM), as Kubernetes does, and waits for that.

@@ -302,6 +302,7 @@ DARDA_ALLOWED_ORIGINS: {{ . | quote }}
 DARDA_HTTP_WORKERS: {{ . | int | quote }}
 {{- end }}
 DARDA_DRAIN_SECS: {{ .Values.chatService.drainSeconds | int | quote }}
+DARDA_DRAIN_PER_SEC: {{ .Values.chatService.drainPerSecond | int | quote }}
 DARDA_HEARTBEAT_SECS: {{ .Values.chatService.heartbeatSeconds | int | quote }}
 {{- range $name, $value := .Values.chatService.limits }}
 DARDA_LIMIT_{{ $name }}: {{ $value | int | quote }}

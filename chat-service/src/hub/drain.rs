@@ -11,10 +11,13 @@ impl Hub {
         if self.draining.replace(true) {
             return;
         }
-        let spread_ms = u64::try_from(drain.spread.as_millis()).unwrap_or(u64::MAX);
-        for (_, connection) in &tables.connections {
+        // A moment within a turn of one's own: at random, and yet at an even rate.
+        let turn =
+            drain.spread / u32::try_from(tables.connections.len().max(1)).unwrap_or(u32::MAX);
+        for (n, (_, connection)) in (0_u32..).zip(&tables.connections) {
+            let moment = turn.mul_f64(f64::from(n) + rand::random::<f64>());
             connection.answer(&ServerFrame::Goaway {
-                reconnect_in_ms: rand::random_range(0..=spread_ms),
+                reconnect_in_ms: u64::try_from(moment.as_millis()).unwrap_or(u64::MAX),
                 reason: GoawayReason::Rollout,
             });
             connection.flush();
