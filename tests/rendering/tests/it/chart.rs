@@ -19,7 +19,8 @@ pub struct Rendered {
     /// By Helm 4, as it says it.
     pub text: String,
     pub by_4: Vec<Object>,
-    pub by_3: Vec<Object>,
+    /// Of every two together only: each alone is among them.
+    pub by_3: Option<Vec<Object>>,
 }
 
 /// All cases, rendered once for all tests.
@@ -56,7 +57,8 @@ fn render(case: &Case) -> Rendered {
         (text, objects)
     };
     let (text, by_4) = by("helm");
-    let (_, by_3) = by("helm3");
+    let alone = case.iter().filter(|way| **way > 0).count() < 2;
+    let by_3 = (!alone).then(|| by("helm3").1);
     Rendered {
         name,
         case: case.clone(),
@@ -71,18 +73,9 @@ pub fn template(program: &str, values: &Value) -> Result<String, String> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), values.to_string()).expect("a file");
     let file = file.path().display().to_string();
-    tools::run(
-        program,
-        [
-            "template",
-            "darda",
-            "charts/darda",
-            "--namespace",
-            "chat",
-            "--values",
-            &file,
-        ],
-    )
+    // A Helm that is built without its release's settings takes the cluster for an ancient one.
+    let command = ["template", "darda", "charts/darda", "--namespace=chat", "--kube-version=1.36.0"];
+    tools::run(program, command.into_iter().chain(["--values", &file]))
 }
 
 #[test]
@@ -112,13 +105,14 @@ fn both_helms_make_the_same() {
         return;
     }
     for rendered in rendered() {
+        let Some(by_3) = &rendered.by_3 else { continue };
         let made = |objects: &[Object]| -> Value {
             let mut objects: Vec<_> = objects.iter().map(|o| o.0.clone()).collect();
             objects.iter_mut().for_each(forget_passwords);
             objects.sort_by_key(|o| format!("{} {}", o["kind"], o["metadata"]["name"]));
             objects.into()
         };
-        let different = differences::between(&made(&rendered.by_4), &made(&rendered.by_3));
+        let different = differences::between(&made(&rendered.by_4), &made(by_3));
         assert_eq!(different, [], "{}", rendered.name);
     }
 }
@@ -165,7 +159,8 @@ fn every_way_alone_makes_a_difference() {
     };
     let (first, rest) = rendered().split_first().expect("cases");
     let default = plain(first);
-    for rendered in rest {
+    // Among the pairs there is one case in which nothing is said again.
+    for rendered in rest.iter().filter(|r| r.case.iter().any(|way| *way > 0)) {
         assert_ne!(plain(rendered), default, "{}", rendered.name);
     }
 }
