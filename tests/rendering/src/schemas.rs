@@ -80,6 +80,8 @@ fn of_others(mut definition: Value, into: &Path) {
 }
 
 fn put(into: &Path, group: &str, kind: &str, version: &str, schema: &Value) {
+    // kubeconform takes the version for the group where there is none.
+    let group = if group.is_empty() { version } else { group };
     let name = format!("{group}_{}_{version}.json", kind.to_lowercase());
     fs::write(into.join(name), schema.to_string()).expect("a file");
 }

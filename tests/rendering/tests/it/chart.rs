@@ -74,7 +74,13 @@ pub fn template(program: &str, values: &Value) -> Result<String, String> {
     fs::write(file.path(), values.to_string()).expect("a file");
     let file = file.path().display().to_string();
     // A Helm that is built without its release's settings takes the cluster for an ancient one.
-    let command = ["template", "darda", "charts/darda", "--namespace=chat", "--kube-version=1.36.0"];
+    let command = [
+        "template",
+        "darda",
+        "charts/darda",
+        "--namespace=chat",
+        "--kube-version=1.36.0",
+    ];
     tools::run(program, command.into_iter().chain(["--values", &file]))
 }
 

@@ -8,7 +8,8 @@ use rendering::tools;
 
 /// What kustomize makes of a folder, by its path in the project.
 pub fn build(folder: &str) -> (String, Vec<Object>) {
-    let text = tools::run("kustomize", ["build", folder]).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    let text =
+        tools::run("kustomize", ["build", folder]).unwrap_or_else(|e| panic!("{folder}: {e}"));
     let objects = objects::parse(&text).unwrap_or_else(|e| panic!("{folder}: {e}"));
     (text, objects)
 }
@@ -18,7 +19,10 @@ pub const OVERLAYS: &[&str] = &["dev", "staging", "ha"];
 pub fn expected(overlay: &str) -> Expected {
     Expected {
         // skaffold puts the files of the page into it.
-        writable: (overlay == "dev").then(|| "chat-service".to_owned()).into_iter().collect(),
+        writable: (overlay == "dev")
+            .then(|| "chat-service".to_owned())
+            .into_iter()
+            .collect(),
         ..Expected::default()
     }
 }

@@ -40,7 +40,10 @@ fn the_oldest_and_the_newest_kubernetes_take_it() {
         let text = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, dada: {}}";
         fs::write(&wrong, text).expect("a file");
         let said = kubeconform(&location, &wrong.display().to_string());
-        assert!(said.is_err_and(|said| said.contains("dada")), "Kubernetes {version}");
+        assert!(
+            said.is_err_and(|said| said.contains("dada")),
+            "Kubernetes {version}"
+        );
     }
 }
 
@@ -51,5 +54,9 @@ fn kubeconform(location: &str, what: &str) -> Result<String, String> {
         .output()
         .expect("kubeconform");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() { Ok(said) } else { Err(said) }
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(said)
+    }
 }
