@@ -54,6 +54,30 @@ pub struct History {
     pub faults: Vec<Injection>,
     /// When senders began and when they made their last new act.
     pub sending: (Micros, Micros),
+    /// The connections that a crowd left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<Leave>,
+}
+
+/// A client of a crowd left a connection that it would have kept.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Leave {
+    pub at: Micros,
+    pub why: Why,
+    /// When it was subscribed again.
+    pub back: Option<Micros>,
+}
+
+/// Why a connection was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The server was about to leave and said so. The connection goes on until there is another.
+    Asked,
+    /// The server closed it with this code.
+    Closed(u16),
+    /// It broke, or nothing came over it any more.
+    Broken,
 }
 
 /// An act of a sender: one id.

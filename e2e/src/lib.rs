@@ -3,6 +3,7 @@
 //!
 //! [`history`] is what a session's clients write down, [`judge`] what decides over it.
 
+pub mod crowd;
 pub mod fault;
 pub mod history;
 pub mod http;

@@ -113,6 +113,13 @@ enum Command {
         readers: usize,
         #[arg(long, default_value_t = 4)]
         rooms: usize,
+        /// So many more connections, which only read what little is written in rooms of their own, and have to come back whenever
+        /// they lose a server. Of four, three move when they are asked to and one stays until it is closed.
+        #[arg(long, default_value_t = 0)]
+        crowd: usize,
+        /// No more of the crowd may be moved or closed within a second by servers that leave; any number when not given.
+        #[arg(long)]
+        leaves_per_sec_max: Option<usize>,
         /// How long everything may take to be answered and read when the time is over.
         #[arg(long, default_value_t = 120)]
         patience: u64,
@@ -221,6 +228,8 @@ async fn run(command: Command) -> Result<bool> {
             senders,
             readers,
             rooms,
+            crowd,
+            leaves_per_sec_max,
             patience,
             folder,
         } => {
@@ -234,8 +243,14 @@ async fn run(command: Command) -> Result<bool> {
                 patience: Duration::from_secs(patience),
                 ..Plan::new(seed, name)
             };
-            let (time, told) = (Duration::from_secs(seconds), events.then(lines));
-            let (summary, history) = watch::run(&plan, &addr, time, told, || {
+            let options = watch::Options {
+                plan,
+                crowd,
+                leaves_per_sec_max,
+                time: Duration::from_secs(seconds),
+            };
+            let told = events.then(lines);
+            let (summary, histories) = watch::run(&options, &addr, told, || {
                 eprintln!("every room takes messages")
             })
             .await?;
@@ -246,9 +261,11 @@ async fn run(command: Command) -> Result<bool> {
             }
             if !summary.is_clean {
                 fs::create_dir_all(&folder)?;
-                let path = folder.join(format!("{}.json", plan.name));
-                fs::write(&path, serde_json::to_vec(&history)?)?;
-                eprintln!("kept in {}", path.display());
+                for (name, history) in &histories {
+                    let path = folder.join(format!("{name}.json"));
+                    fs::write(&path, serde_json::to_vec(history)?)?;
+                    eprintln!("kept in {}", path.display());
+                }
             }
             Ok(summary.is_clean)
         }

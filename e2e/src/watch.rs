@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use crate::crowd::Crowd;
 use crate::history::{Clock, History, Injection, Sent};
 use crate::judge::{Column, Verdict, judge};
 use crate::workload::{Plan, Pod, Workload};
@@ -22,6 +23,20 @@ pub struct Summary {
     /// What was told to have happened.
     pub events: Vec<Happened>,
     pub verdict: Verdict,
+    /// What the crowd saw, if there was one.
+    pub crowd: Option<Crowd>,
+}
+
+/// What is tried.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub plan: Plan,
+    /// So many more connections, in rooms of their own in which little is written. None with 0.
+    pub crowd: usize,
+    /// No more of them may be asked to leave or be closed within a second.
+    pub leaves_per_sec_max: Option<usize>,
+    /// How long; the longest when somebody tells.
+    pub time: Duration,
 }
 
 /// Something that was told, until the next.
@@ -35,8 +50,8 @@ pub struct Happened {
     pub longest_gap_ms: u64,
 }
 
-/// Sends and reads for some time, or until nobody tells any more; the summary, and the history to be kept when something
-/// is wrong.
+/// Sends and reads for some time, or until nobody tells any more; the summary, and the histories to be kept when something
+/// is wrong, with their names.
 ///
 /// `begins` is called when every room takes messages. A word that is told from then on begins something, an empty one says
 /// that it is over.
@@ -44,22 +59,28 @@ pub struct Happened {
 /// # Errors
 /// When nothing can be sent at the beginning, or the logs cannot be read in the end.
 pub async fn run(
-    plan: &Plan,
+    options: &Options,
     addresses: &[Address],
-    time: Duration,
     told: Option<mpsc::Receiver<String>>,
     begins: impl FnOnce(),
-) -> Result<(Summary, History)> {
+) -> Result<(Summary, Vec<(String, History)>)> {
     let pod = |address: &Address| Pod {
         name: address.authority().into(),
         address: address.clone(),
     };
-    let mut workload = Workload::start(plan, addresses.iter().map(pod).collect())?;
-    let begun = workload.recovered(0).await;
-    begun.context("the servers do not take messages")?;
-    workload.begin();
+    let pods: Vec<_> = addresses.iter().map(pod).collect();
+    let plan = &options.plan;
+    let crowd_plan = (options.crowd > 0).then(|| Crowd::plan(plan, options.crowd));
+    let mut workload = Workload::start(plan, pods.clone())?;
+    let crowd = crowd_plan.as_ref().map(|plan| Workload::start(plan, pods));
+    let mut crowd = crowd.transpose()?;
+    for workload in [Some(&mut workload), crowd.as_mut()].into_iter().flatten() {
+        let begun = workload.recovered(0).await;
+        begun.context("the servers do not take messages")?;
+        workload.begin();
+    }
     begins();
-    let until = Instant::now() + time;
+    let until = Instant::now() + options.time;
     let happened = match told {
         Some(told) => listen(told, workload.clock(), until).await,
         None => {
@@ -67,17 +88,45 @@ pub async fn run(
             Vec::new()
         }
     };
-    let (history, ended) = workload.finish(happened).await;
+    // The two began at almost the same time, but each has a clock of its own.
+    let apart = |crowd: &Workload| crowd.clock().now().abs_diff(workload.clock().now());
+    let shifted = crowd.as_ref().map(|crowd| earlier(&happened, apart(crowd)));
+    let (ended, crowd_ended) = tokio::join!(workload.finish(happened), async {
+        match crowd {
+            Some(crowd) => Some(crowd.finish(shifted.unwrap_or_default()).await),
+            None => None,
+        }
+    });
+    let (history, ended) = ended;
     ended?;
     let verdict = judge(&history);
     let (begin, end) = history.sending;
-    let summary = Summary {
+    let mut summary = Summary {
         is_clean: verdict.is_clean(),
         secs: (end - begin) as f64 / 1e6,
         events: events(&history, &verdict),
         verdict,
+        crowd: None,
     };
-    Ok((summary, history))
+    let mut histories = vec![(plan.name.clone(), history)];
+    if let (Some((history, ended)), Some(plan)) = (crowd_ended, crowd_plan) {
+        ended?;
+        let crowd = Crowd::judged(&history, &plan, options.leaves_per_sec_max);
+        summary.is_clean &= crowd.is_clean;
+        summary.crowd = Some(crowd);
+        histories.push((plan.name, history));
+    }
+    Ok((summary, histories))
+}
+
+/// The same by a clock that was started so much later.
+fn earlier(happened: &[Injection], micros: u64) -> Vec<Injection> {
+    let shift = |told: &Injection| Injection {
+        at: told.at.saturating_sub(micros),
+        healed: told.healed.saturating_sub(micros),
+        ..told.clone()
+    };
+    happened.iter().map(shift).collect()
 }
 
 /// Writes down what is told, until nobody does any more.
@@ -159,6 +208,10 @@ impl Summary {
         .expect("writing to memory does not fail");
         for violation in self.verdict.violations.iter().take(20) {
             writeln!(text, "{violation}").expect("writing to memory does not fail");
+        }
+        if let Some(crowd) = &self.crowd {
+            text.push('\n');
+            text.push_str(&crowd.markdown());
         }
         text
     }

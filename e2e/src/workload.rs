@@ -24,7 +24,7 @@ use library::Library;
 use pager::Pager;
 use reader::{Habit, Reader};
 use sender::{Habits, Sender};
-use world::{Events, Progress};
+use world::{Events, Leaves, Progress};
 
 pub use world::{Phase, Pod, World};
 
@@ -43,6 +43,8 @@ pub struct Plan {
     pub pagers: usize,
     /// Users of the client library, who send and read.
     pub libraries: usize,
+    /// Readers of one room each, who only stay connected; every fourth waits to be closed when a server leaves.
+    pub crowd: usize,
     /// How long everything may take to be answered, and then to be read, when all is whole again.
     pub patience: Duration,
 }
@@ -60,6 +62,7 @@ impl Plan {
             readers: 6,
             pagers: 1,
             libraries: 1,
+            crowd: 0,
             patience: Duration::from_secs(60),
         }
     }
@@ -95,6 +98,7 @@ impl Workload {
             phase: watched,
             progress: Progress::default(),
             events: Events::default(),
+            leaves: Leaves::default(),
         });
         let random = |user: &UserId| World::random(plan.seed, user.as_str());
         let (mut senders, mut readers) = (JoinSet::new(), JoinSet::new());
@@ -112,7 +116,18 @@ impl Workload {
             let user = user("reader", n)?;
             let habit = [Habit::Steady, Habit::Restless, Habit::Slow][n % 3];
             let random = random(&user);
-            readers.spawn(Reader::new(world.clone(), user, habit, random).run());
+            readers.spawn(Reader::new(world.clone(), user, habit, &world.rooms, random).run());
+        }
+        for n in 0..plan.crowd {
+            let user = user("crowd", n)?;
+            let habit = if n % 4 == 3 {
+                Habit::Staying
+            } else {
+                Habit::Moving
+            };
+            let random = random(&user);
+            let room = &world.rooms[n % world.rooms.len()..][..1];
+            readers.spawn(Reader::new(world.clone(), user, habit, room, random).run());
         }
         for n in 0..plan.pagers {
             let user = user("pager", n)?;
@@ -190,6 +205,7 @@ impl Workload {
         while let Some(views) = self.readers.join_next().await {
             history.views.extend(views.context("a reader failed")?);
         }
+        history.leaves = self.world.leaves.take();
         while let Some(done) = self.libraries.join_next().await {
             let (sent, views) = done.context("a user of the library failed")??;
             history.sent.extend(sent);

@@ -216,6 +216,7 @@ fn right() -> History {
         logs: [(room(), log)].into(),
         faults: Vec::new(),
         sending: (0, SECOND),
+        leaves: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::world::{Link, Phase, World, between};
-use crate::history::{Source, Step, View};
+use crate::history::{Leave, Source, Step, View, Why};
 
 /// A head that was announced and does not come within this time, on a connection that is alive, will not come.
 const STUCK_AFTER: Duration = Duration::from_secs(6);
@@ -30,6 +30,16 @@ pub enum Habit {
     Restless,
     /// Does not read at all for some seconds at a time.
     Slow,
+    /// One of a crowd: stays, moves when it is asked to, and waits before it comes back, all as the protocol wants it.
+    Moving,
+    /// The same, but it does not listen when it is asked to move, and stays until it is closed.
+    Staying,
+}
+
+impl Habit {
+    fn is_of_a_crowd(self) -> bool {
+        matches!(self, Self::Moving | Self::Staying)
+    }
 }
 
 pub struct Reader {
@@ -41,6 +51,8 @@ pub struct Reader {
     done: Vec<View>,
     /// Counts the `ref`s.
     asked: u64,
+    /// Of a crowd: the connection that was left last, while there is none in its place.
+    left: Option<Leave>,
 }
 
 /// The view of a room that is being written.
@@ -77,15 +89,23 @@ enum Wants {
 
 /// Why a connection was left.
 enum Left {
-    Broken,
+    /// With the code, when it was closed.
+    Broken(Option<u16>),
     Restless,
+    Asked,
     TheEnd,
 }
 
 impl Reader {
-    pub fn new(world: Arc<World>, user: UserId, habit: Habit, random: StdRng) -> Self {
+    pub fn new(
+        world: Arc<World>,
+        user: UserId,
+        habit: Habit,
+        rooms: &[RoomId],
+        random: StdRng,
+    ) -> Self {
         let now = Instant::now();
-        let views = world.rooms.iter().map(|room| {
+        let views = rooms.iter().map(|room| {
             let view = View {
                 reader: user.to_string(),
                 source: Source::Socket,
@@ -106,6 +126,7 @@ impl Reader {
             views: views.collect(),
             done: Vec::new(),
             asked: 0,
+            left: None,
             world,
             user,
             habit,
@@ -116,24 +137,40 @@ impl Reader {
     /// Reads until the session ends; everything that was seen.
     pub async fn run(mut self) -> Vec<View> {
         let mut failures = 0;
+        // The connection before, which goes on until there is another.
+        let mut before = None;
+        if self.habit.is_of_a_crowd() {
+            sleep(between(&mut self.random, Duration::ZERO, ARRIVAL)).await;
+        }
         while !self.is_over() {
             match self.world.connect(&self.user, &mut self.random).await {
                 Ok(link) => {
                     failures = 0;
+                    before = None;
                     let (link, left) = self.serve(link).await;
+                    self.leaves(&left);
                     match left {
                         Left::TheEnd => break,
+                        Left::Asked => before = Some(link),
                         Left::Restless if self.random.random_bool(0.5) => link.close().await,
-                        Left::Restless | Left::Broken => drop(link),
+                        Left::Restless => drop(link),
+                        Left::Broken(_) => {
+                            drop(link);
+                            self.wait_after(failures).await;
+                        }
                     }
                 }
                 Err(_) => {
                     failures += 1;
-                    let most = Duration::from_millis(100 << failures.min(3));
-                    sleep(between(&mut self.random, most / 2, most)).await;
+                    self.wait_after(failures).await;
                 }
             }
         }
+        drop(before);
+        // Who has read everything was not away, whatever the last connection was at.
+        let back = self.has_all().then(|| self.world.clock.now());
+        let left = self.left.map(|leave| Leave { back, ..leave });
+        self.world.leaves.extend(left);
         let mut views = self.done;
         for (_, reading) in self.views {
             let to_the_end = true;
@@ -145,16 +182,58 @@ impl Reader {
         views
     }
 
+    /// Writes down that a connection is left, if this is one of a crowd.
+    fn leaves(&mut self, left: &Left) {
+        let why = match left {
+            Left::Broken(Some(code)) => Why::Closed(*code),
+            Left::Broken(None) => Why::Broken,
+            Left::Asked => Why::Asked,
+            Left::Restless | Left::TheEnd => return,
+        };
+        if self.habit.is_of_a_crowd() {
+            let at = self.world.clock.now();
+            // Who is away already is so since then.
+            self.left.get_or_insert(Leave {
+                at,
+                why,
+                back: None,
+            });
+        }
+    }
+
+    /// Waits before the next attempt, after so many that failed.
+    async fn wait_after(&mut self, failures: u32) {
+        let (least, most) = if self.habit.is_of_a_crowd() {
+            let most = Duration::from_millis(250 << failures.min(7));
+            (Duration::ZERO, most.min(BACKOFF_MAX))
+        } else if failures == 0 {
+            return;
+        } else {
+            let most = Duration::from_millis(100 << failures.min(3));
+            (most / 2, most)
+        };
+        sleep(between(&mut self.random, least, most)).await;
+    }
+
     /// Whether there is nothing left to read, or no time left.
     fn is_over(&self) -> bool {
         let phase = self.world.phase.borrow();
-        let Phase::Reading(heads, deadline) = &*phase else {
+        let Phase::Reading(_, deadline) = &*phase else {
+            return false;
+        };
+        Instant::now() >= *deadline || self.has_all()
+    }
+
+    /// Whether everything was read that there will be.
+    fn has_all(&self) -> bool {
+        let phase = self.world.phase.borrow();
+        let Phase::Reading(heads, _) = &*phase else {
             return false;
         };
         let is_there = |(room, reading): (&RoomId, &Reading)| {
             heads.get(room).is_none_or(|head| reading.position >= *head)
         };
-        Instant::now() >= *deadline || self.views.iter().all(is_there)
+        self.views.iter().all(is_there)
     }
 
     /// One connection.
@@ -165,6 +244,7 @@ impl Reader {
             reading.announced = None;
         }
         let mut change_at = begun + self.stay();
+        let mut is_asked = false;
         let mut heard_at = begun;
         let mut phase = self.world.phase.clone();
         loop {
@@ -175,12 +255,15 @@ impl Reader {
             let now = Instant::now();
             if now >= heard_at + link.silence_max() || self.is_unanswered(now) || self.is_stuck(now)
             {
-                return (link, Left::Broken);
+                return (link, Left::Broken(None));
+            }
+            if is_asked && now >= change_at {
+                return (link, Left::Asked);
             }
             if now >= change_at && !is_reading {
                 change_at = now + self.stay();
                 match self.habit {
-                    Habit::Steady => {}
+                    Habit::Steady | Habit::Moving | Habit::Staying => {}
                     Habit::Slow => {
                         let pause = between(&mut self.random, PAUSE.0, PAUSE.1);
                         sleep(pause).await;
@@ -198,14 +281,20 @@ impl Reader {
                 }
             }
             if !self.subscribe(&mut link, now).await {
-                return (link, Left::Broken);
+                return (link, Left::Broken(None));
             }
             let wake = self.wake_at(heard_at + link.silence_max(), change_at);
             tokio::select! {
                 incoming = link.next() => {
                     heard_at = Instant::now();
                     match incoming {
-                        Incoming::Closed { .. } => return (link, Left::Broken),
+                        Incoming::Closed { code, .. } => return (link, Left::Broken(code)),
+                        Incoming::Frame(ServerFrame::Goaway { reconnect_in_ms, .. })
+                            if self.habit == Habit::Moving =>
+                        {
+                            is_asked = true;
+                            change_at = heard_at + Duration::from_millis(reconnect_in_ms);
+                        }
                         Incoming::Frame(frame) => self.take(&link, frame),
                         Incoming::Other => {}
                     }
@@ -218,7 +307,7 @@ impl Reader {
 
     fn stay(&mut self) -> Duration {
         let (least, most) = match self.habit {
-            Habit::Steady => (20.0, 60.0),
+            Habit::Steady | Habit::Moving | Habit::Staying => (20.0, 60.0),
             Habit::Restless => (0.2, 4.0),
             Habit::Slow => (1.0, 5.0),
         };
@@ -394,6 +483,13 @@ impl Reader {
             after: answer.after,
             head: answer.head,
         });
+        let is_live = |reading: &Reading| matches!(reading.subscription, Subscription::Live);
+        if self.views.values().all(is_live)
+            && let Some(leave) = self.left.take()
+        {
+            let back = Some(at);
+            self.world.leaves.extend([Leave { back, ..leave }]);
+        }
     }
 
     /// Writes down that a subscription waits for too long. To ask again on the same connection would be answered twice.
@@ -429,5 +525,9 @@ impl Reader {
     }
 }
 
+/// A crowd comes within this time.
+const ARRIVAL: Duration = Duration::from_secs(4);
+/// The longest wait between two attempts to come back.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a slow reader does not read.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(3500));

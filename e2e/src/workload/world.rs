@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::history::{Clock, Micros};
+use crate::history::{Clock, Leave, Micros};
 use crate::http::Http;
 
 /// How long a server may take to accept a connection and greet.
@@ -47,6 +47,7 @@ pub struct World {
     pub phase: watch::Receiver<Phase>,
     pub progress: Progress,
     pub events: Events,
+    pub leaves: Leaves,
 }
 
 /// Events that somebody was shown. Everybody is shown the same ones, so one of each is kept in memory.
@@ -67,6 +68,31 @@ impl Events {
         } else {
             event
         }
+    }
+}
+
+/// The connections that a crowd left.
+#[derive(Default)]
+pub struct Leaves(Mutex<Vec<Leave>>);
+
+impl Leaves {
+    /// Some more.
+    pub fn extend(&self, more: impl IntoIterator<Item = Leave>) {
+        let mut leaves = self
+            .0
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        leaves.extend(more);
+    }
+
+    /// All of them, in the order of time.
+    pub fn take(&self) -> Vec<Leave> {
+        let mut leaves = self
+            .0
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        leaves.sort_by_key(|leave| leave.at);
+        std::mem::take(&mut leaves)
     }
 }
 
