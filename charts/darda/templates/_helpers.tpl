@@ -76,8 +76,17 @@ priorityClassName: {{ . }}
 {{- with $values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
+{{- $isProgram := has (index . 1) (list "chat-service" "history-service" "persistence-worker") }}
+{{- if or $isProgram $values.tolerations }}
+tolerations:
+  {{- with $values.tolerations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if $isProgram }}
+  {{- range list "not-ready" "unreachable" }}
+  - {key: node.kubernetes.io/{{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ $root.Values.nodeLossSeconds | int }}}
+  {{- end }}
+  {{- end }}
 {{- end }}
 {{- with $values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
@@ -91,7 +100,7 @@ topologySpreadConstraints:
     nodeTaintsPolicy: Honor
     labelSelector:
       matchLabels: {{- include "darda.selector" (list $root (index . 1)) | nindent 8 }}
-    {{- if has (index . 1) (list "chat-service" "history-service" "persistence-worker") }}
+    {{- if $isProgram }}
     matchLabelKeys: [pod-template-hash]
     {{- end }}
   - maxSkew: 1
