@@ -12,7 +12,7 @@ use crate::workload::Plan;
 /// Of a server that leaves in order.
 const RESTART: u16 = 1012;
 /// Connections in a room.
-const MEMBERS: usize = 200;
+const MEMBERS: usize = 100;
 
 /// What came of a crowd.
 #[derive(Debug, Serialize)]
@@ -53,7 +53,7 @@ impl Crowd {
             name: format!("{}-c", beside.name),
             rooms: clients.div_ceil(MEMBERS),
             senders: 2,
-            per_sec: 1.0,
+            per_sec: 2.0,
             readers: 0,
             pagers: 0,
             libraries: 0,
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn who_does_not_come_back_and_who_is_let_go_too_fast_is_a_broken_promise() {
         let plan = Crowd::plan(&Plan::new(1, "test"), 1000);
-        assert_eq!(plan.rooms, 5);
+        assert_eq!(plan.rooms, 10);
         let mut history = history();
         let crowd = Crowd::judged(&history, &plan, Some(2));
         assert!(crowd.is_clean, "{crowd:?}");

@@ -71,14 +71,20 @@ pub async fn run(
     let pods: Vec<_> = addresses.iter().map(pod).collect();
     let plan = &options.plan;
     let crowd_plan = (options.crowd > 0).then(|| Crowd::plan(plan, options.crowd));
-    let mut workload = Workload::start(plan, pods.clone())?;
-    let crowd = crowd_plan.as_ref().map(|plan| Workload::start(plan, pods));
-    let mut crowd = crowd.transpose()?;
-    for workload in [Some(&mut workload), crowd.as_mut()].into_iter().flatten() {
+    let start = async |plan: &Plan| {
+        let mut workload = Workload::start(plan, pods.clone())?;
         let begun = workload.recovered(0).await;
         begun.context("the servers do not take messages")?;
+        workload.arrived().await?;
         workload.begin();
-    }
+        anyhow::Ok(workload)
+    };
+    // What comes of its arrival is not what the others are to see.
+    let crowd = match &crowd_plan {
+        Some(plan) => Some(start(plan).await?),
+        None => None,
+    };
+    let workload = start(plan).await?;
     begins();
     let until = Instant::now() + options.time;
     let happened = match told {
@@ -88,9 +94,9 @@ pub async fn run(
             Vec::new()
         }
     };
-    // The two began at almost the same time, but each has a clock of its own.
-    let apart = |crowd: &Workload| crowd.clock().now().abs_diff(workload.clock().now());
-    let shifted = crowd.as_ref().map(|crowd| earlier(&happened, apart(crowd)));
+    // Each has a clock of its own, and that of the crowd began earlier.
+    let apart = |crowd: &Workload| crowd.clock().now().saturating_sub(workload.clock().now());
+    let shifted = crowd.as_ref().map(|crowd| later(&happened, apart(crowd)));
     let (ended, crowd_ended) = tokio::join!(workload.finish(happened), async {
         match crowd {
             Some(crowd) => Some(crowd.finish(shifted.unwrap_or_default()).await),
@@ -119,11 +125,11 @@ pub async fn run(
     Ok((summary, histories))
 }
 
-/// The same by a clock that was started so much later.
-fn earlier(happened: &[Injection], micros: u64) -> Vec<Injection> {
+/// The same by a clock that was started so much earlier.
+fn later(happened: &[Injection], micros: u64) -> Vec<Injection> {
     let shift = |told: &Injection| Injection {
-        at: told.at.saturating_sub(micros),
-        healed: told.healed.saturating_sub(micros),
+        at: told.at + micros,
+        healed: told.healed + micros,
         ..told.clone()
     };
     happened.iter().map(shift).collect()

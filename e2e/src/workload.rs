@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use protocol::{Event, RoomId, Seq, UserId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::history::{Clock, History, Injection, Sent, Source, Step, View};
 use crate::http::Http;
@@ -27,6 +27,9 @@ use sender::{Habits, Sender};
 use world::{Events, Leaves, Progress};
 
 pub use world::{Phase, Pod, World};
+
+/// Between the clients of a crowd when they come: their joins are writes.
+const ARRIVAL: Duration = Duration::from_millis(15);
 
 /// How many clients of which kind, and how busy they are.
 #[derive(Clone, Debug)]
@@ -73,6 +76,7 @@ pub struct Workload {
     world: Arc<World>,
     phase: watch::Sender<Phase>,
     patience: Duration,
+    crowd: usize,
     judge: UserId,
     senders: JoinSet<Vec<Sent>>,
     readers: JoinSet<Vec<View>>,
@@ -99,6 +103,7 @@ impl Workload {
             progress: Progress::default(),
             events: Events::default(),
             leaves: Leaves::default(),
+            arrived: watch::Sender::new(0),
         });
         let random = |user: &UserId| World::random(plan.seed, user.as_str());
         let (mut senders, mut readers) = (JoinSet::new(), JoinSet::new());
@@ -127,7 +132,12 @@ impl Workload {
             };
             let random = random(&user);
             let room = &world.rooms[n % world.rooms.len()..][..1];
-            readers.spawn(Reader::new(world.clone(), user, habit, room, random).run());
+            let reader = Reader::new(world.clone(), user, habit, room, random);
+            let arrival = ARRIVAL * u32::try_from(n).unwrap_or(u32::MAX);
+            readers.spawn(async move {
+                sleep(arrival).await;
+                reader.run().await
+            });
         }
         for n in 0..plan.pagers {
             let user = user("pager", n)?;
@@ -142,6 +152,7 @@ impl Workload {
         Ok(Self {
             begun: world.clock.now(),
             patience: plan.patience,
+            crowd: plan.crowd,
             judge: user("judge", 0)?,
             world,
             phase,
@@ -179,6 +190,21 @@ impl Workload {
             let secs = self.patience.as_secs();
             anyhow!("nothing was acked in {room} for {secs} s though everything was whole")
         })
+    }
+
+    /// Waits until all of the crowd have come.
+    ///
+    /// # Errors
+    /// When somebody does not in time.
+    pub async fn arrived(&self) -> Result<()> {
+        let mut arrived = self.world.arrived.subscribe();
+        let limit = self.patience + ARRIVAL * u32::try_from(self.crowd)?;
+        let all = timeout(limit, arrived.wait_for(|count| *count >= self.crowd)).await;
+        if all.is_err() {
+            let count = *self.world.arrived.borrow();
+            bail!("only {count} of a crowd of {} have come", self.crowd);
+        }
+        Ok(())
     }
 
     /// Lets the senders bring everything to an end, then the readers, and reads the logs. What was written down comes

@@ -53,6 +53,7 @@ pub struct Reader {
     asked: u64,
     /// Of a crowd: the connection that was left last, while there is none in its place.
     left: Option<Leave>,
+    has_come: bool,
 }
 
 /// The view of a room that is being written.
@@ -127,6 +128,7 @@ impl Reader {
             done: Vec::new(),
             asked: 0,
             left: None,
+            has_come: false,
             world,
             user,
             habit,
@@ -139,9 +141,6 @@ impl Reader {
         let mut failures = 0;
         // The connection before, which goes on until there is another.
         let mut before = None;
-        if self.habit.is_of_a_crowd() {
-            sleep(between(&mut self.random, Duration::ZERO, ARRIVAL)).await;
-        }
         while !self.is_over() {
             match self.world.connect(&self.user, &mut self.random).await {
                 Ok(link) => {
@@ -484,11 +483,13 @@ impl Reader {
             head: answer.head,
         });
         let is_live = |reading: &Reading| matches!(reading.subscription, Subscription::Live);
-        if self.views.values().all(is_live)
-            && let Some(leave) = self.left.take()
-        {
+        if self.habit.is_of_a_crowd() && self.views.values().all(is_live) {
+            if !std::mem::replace(&mut self.has_come, true) {
+                self.world.arrived.send_modify(|count| *count += 1);
+            }
             let back = Some(at);
-            self.world.leaves.extend([Leave { back, ..leave }]);
+            let left = self.left.take().map(|leave| Leave { back, ..leave });
+            self.world.leaves.extend(left);
         }
     }
 
@@ -525,8 +526,6 @@ impl Reader {
     }
 }
 
-/// A crowd comes within this time.
-const ARRIVAL: Duration = Duration::from_secs(4);
 /// The longest wait between two attempts to come back.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a slow reader does not read.

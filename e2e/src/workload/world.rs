@@ -48,6 +48,8 @@ pub struct World {
     pub progress: Progress,
     pub events: Events,
     pub leaves: Leaves,
+    /// How many of the crowd have come for the first time.
+    pub arrived: watch::Sender<usize>,
 }
 
 /// Events that somebody was shown. Everybody is shown the same ones, so one of each is kept in memory.

@@ -1,11 +1,12 @@
 //! The matrix over one process, with the command as people use it.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use e2e::fault::Family;
 use e2e::matrix::{self, Options};
 use serde_json::Value;
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::programs::programs;
 
@@ -91,6 +92,61 @@ async fn watch_judges_a_server_that_is_there() {
     assert!(
         summary["verdict"]["messages"]["acked"].as_u64().unwrap() > 50,
         "{summary}"
+    );
+    system.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_comes_back_from_a_restart_and_everybody_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut system = e2e::system::System::standalone(&programs(), folder.path())
+        .await
+        .unwrap();
+    let server = &mut system.processes[0];
+    let address = server.address().to_string();
+    let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_checker"))
+        .args(["watch", "--addr", &address, "--events", "--crowd", "40"])
+        .args([
+            "--seconds",
+            "60",
+            "--leaves-per-sec-max",
+            "1000",
+            "--folder",
+        ])
+        .arg(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let line = told.next_line().await.unwrap();
+    assert_eq!(line.as_deref(), Some("every room takes messages"));
+    let mut tell = watch.stdin.take().unwrap();
+    tell.write_all(b"a restart\n").await.unwrap();
+    server.terminate().await.unwrap();
+    server.start().await.unwrap();
+    tell.write_all(b"\n").await.unwrap();
+    drop(tell);
+    let output = watch.wait_with_output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let row = text
+        .lines()
+        .filter(|line| line.starts_with("| a restart |"))
+        .nth(1)
+        .unwrap_or_else(|| panic!("{text}"));
+    let cells: Vec<_> = row.split('|').map(str::trim).collect();
+    let left: usize = cells[2..5]
+        .iter()
+        .map(|n| n.parse::<usize>().unwrap())
+        .sum();
+    // The word may reach the checker a little later than the first of them are asked to leave.
+    assert!((20..=40).contains(&left), "{text}");
+    assert!(
+        text.contains("40 clients: 0 not there in the end;"),
+        "{text}"
     );
     system.end().await.unwrap();
 }
