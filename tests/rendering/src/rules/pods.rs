@@ -160,10 +160,10 @@ fn probes(container: &Container, say: &mut impl FnMut(String)) {
             continue;
         };
         match probed(probe) {
+            Some(IntOrString::String(port))
+                if ports.iter().any(|p| p.name.as_ref() == Some(port)) => {}
             Some(IntOrString::String(port)) => {
-                if !ports.iter().any(|p| p.name.as_ref() == Some(port)) {
-                    say(format!("the {name} probe asks {port}, which it has not"));
-                }
+                say(format!("the {name} probe asks {port}, which it has not"))
             }
             Some(IntOrString::Int(number)) => {
                 say(format!("the {name} probe asks {number}, not a name"))
