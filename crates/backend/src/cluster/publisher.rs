@@ -250,6 +250,7 @@ struct Landed {
     way: Way,
     slot: usize,
     events: Vec<Placed>,
+    took: Duration,
     answer: lapin::Result<Confirmation>,
 }
 
@@ -262,6 +263,7 @@ impl Future for Flying {
             way: self.way,
             slot: self.slot,
             events: std::mem::take(&mut self.events),
+            took: self.since.elapsed(),
             answer,
         })
     }
@@ -550,8 +552,10 @@ impl Run {
             way,
             slot,
             events,
+            took,
             answer,
         } = landed;
+        self.shared.breaker.took(took);
         if let Some(slots) = link.flying.get_mut(&way) {
             slots[slot] = false;
             if !slots.contains(&true) {
