@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Address, Incoming, Socket};
+use e2e::history::Said;
 use e2e::http::Http;
 use e2e::process::Process;
 use protocol::{ClientFrame, MessageId, RoomId, Send, Subscribe, SubscribeRoom, UserId};
@@ -163,6 +164,7 @@ impl Stage {
             let is_worker = program == "persistence-worker";
             if !is_worker {
                 env.insert("DARDA_HTTP_ADDR".to_owned(), http.to_string());
+                env.insert("DARDA_ALLOWED_ORIGINS".to_owned(), format!("http://{http}"));
             }
             if let Some(history) = history.filter(|_| program == "chat-service") {
                 env.insert("DARDA_HISTORY_URL".to_owned(), format!("http://{history}"));
@@ -248,6 +250,17 @@ impl Stage {
             let writer = UserId::parse(&format!("writer-{n}")).unwrap();
             let (address, general) = (pod.clone(), room.clone());
             let http = Http::default();
+            let begun = Instant::now();
+            loop {
+                let said = http
+                    .send(&address, &writer, &general, &send(&general))
+                    .await;
+                if matches!(said, Ok(Said::Ack { .. })) {
+                    break;
+                }
+                assert!(begun.elapsed() < PATIENCE, "nobody may write: {said:?}");
+                sleep(POLL).await;
+            }
             tasks.push(tokio::spawn(async move {
                 loop {
                     // What fails is what the alerts are to see.
