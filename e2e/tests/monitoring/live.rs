@@ -45,6 +45,7 @@ async fn every_panel_shows_something_and_what_breaks_is_told() {
         .unwrap();
     let eye = Eye::new(prometheus.addr());
     let load = stage.load().await;
+    eye.reaches_all().await;
 
     for query in dashboards::queries() {
         eye.finds(&query).await;
@@ -65,6 +66,7 @@ async fn every_panel_shows_something_and_what_breaks_is_told() {
     stage.redis.restart(Data::Wiped).await.unwrap();
     eye.becomes("ChatDependencyDown", "{}", false).await;
 
+    eye.becomes("ChatNothingStored", "{}", false).await;
     let worker = stage.process("worker");
     worker.kill().await.unwrap();
     let missing = r#"{"job":"persistence-worker","namespace":"darda"}"#;
@@ -351,6 +353,22 @@ impl Eye {
         let answer: Value = serde_json::from_str(&asked.await.unwrap()).unwrap();
         assert_eq!(answer["status"], "success", "{query:?}: {answer}");
         answer["data"].clone()
+    }
+
+    /// Waits until everything is scraped.
+    async fn reaches_all(&self) {
+        let begun = Instant::now();
+        loop {
+            let answer = self.get("targets", &[]).await;
+            let targets = answer["activeTargets"].as_array().unwrap();
+            let mut away = targets.iter().filter(|target| target["health"] != "up");
+            let Some(target) = away.next() else {
+                return;
+            };
+            let (url, error) = (&target["scrapeUrl"], &target["lastError"]);
+            assert!(begun.elapsed() < PATIENCE, "{url}: {error}");
+            sleep(POLL).await;
+        }
     }
 
     /// Waits until a query of a panel has an answer that is a number.
