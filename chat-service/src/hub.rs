@@ -388,6 +388,7 @@ impl Hub {
         tables.newcomers.push_back(newcomer);
         drop(tables);
         self.process.metrics.connections.inc();
+        self.process.metrics.connections_opened.inc();
         if self.draining.get() {
             self.close(connection, CloseCode::Restart, "the server is restarting");
         }

@@ -68,6 +68,10 @@ impl Messages {
     /// # Errors
     /// `bad_request`, `too_large`, `rate_limited`, `not_found`.
     pub async fn sending(&self, user: &UserId, send: Send) -> Result<Append, Refusal> {
+        self.judged(self.try_sending(user, send).await)
+    }
+
+    async fn try_sending(&self, user: &UserId, send: Send) -> Result<Append, Refusal> {
         self.check(user, &send)?;
         let room = match (&send.room, &send.to) {
             (Some(room), None) => self.rooms.enter(user, room).await?.0.id,
@@ -114,7 +118,12 @@ impl Messages {
         };
         record(&span, &result);
         self.metrics.appended(&result, begun.elapsed(), &span);
-        Ok(result?)
+        self.judged(result.map_err(Refusal::from))
+    }
+
+    /// Counts what failed for no fault of the client.
+    fn judged<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
+        result.inspect_err(|refusal| self.metrics.failed(refusal.code))
     }
 
     /// What replaces the text of one's own message. The log refuses it for a deleted one.
@@ -122,6 +131,10 @@ impl Messages {
     /// # Errors
     /// As [`sending`](Self::sending), and `forbidden` for somebody else's message.
     pub async fn editing(&self, user: &UserId, edit: Edit) -> Result<Append, Refusal> {
+        self.judged(self.try_editing(user, edit).await)
+    }
+
+    async fn try_editing(&self, user: &UserId, edit: Edit) -> Result<Append, Refusal> {
         check_text(&edit.text, &self.limits)?;
         self.rate(user)?;
         self.rooms.member(user, &edit.room).await?;
@@ -147,6 +160,10 @@ impl Messages {
     /// # Errors
     /// As [`editing`](Self::editing).
     pub async fn deleting(&self, user: &UserId, delete: Delete) -> Result<Append, Refusal> {
+        self.judged(self.try_deleting(user, delete).await)
+    }
+
+    async fn try_deleting(&self, user: &UserId, delete: Delete) -> Result<Append, Refusal> {
         self.rate(user)?;
         let (_, Member { role, .. }) = self.rooms.member(user, &delete.room).await?;
         let message = self.message(&delete.room, delete.seq, "seq").await?;
@@ -167,6 +184,10 @@ impl Messages {
     /// # Errors
     /// As [`sending`](Self::sending).
     pub async fn reacting(&self, user: &UserId, react: React) -> Result<Append, Refusal> {
+        self.judged(self.try_reacting(user, react).await)
+    }
+
+    async fn try_reacting(&self, user: &UserId, react: React) -> Result<Append, Refusal> {
         check_emoji(&react.emoji)?;
         self.rate(user)?;
         self.rooms.member(user, &react.room).await?;

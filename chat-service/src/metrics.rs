@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use protocol::MessageId;
+use protocol::{CloseCode, ErrorCode, MessageId};
 use runtime::trace;
 use tracing::Span;
 
@@ -40,11 +40,13 @@ pub struct TraceLabels {
 #[derive(Debug)]
 pub struct Metrics {
     pub connections: Gauge,
+    pub connections_opened: Counter,
     pub subscriptions: Gauge,
     pub slow_sessions: Gauge,
     pub closes: Family<CloseLabels, Counter>,
     pub refusals: Family<RefusalLabels, Counter>,
     pub history_forwards: Family<ForwardLabels, Counter>,
+    pub send_failures: Family<RefusalLabels, Counter>,
     pub appended: Counter,
     pub duplicates: Counter,
     pub deliveries: Counter,
@@ -67,11 +69,13 @@ impl Metrics {
     pub fn register(metrics: &runtime::metrics::Metrics) -> Self {
         let this = Self {
             connections: Gauge::default(),
+            connections_opened: Counter::default(),
             subscriptions: Gauge::default(),
             slow_sessions: Gauge::default(),
             closes: Family::default(),
             refusals: Family::default(),
             history_forwards: Family::default(),
+            send_failures: Family::default(),
             appended: Counter::default(),
             duplicates: Counter::default(),
             deliveries: Counter::default(),
@@ -88,6 +92,11 @@ impl Metrics {
                 "chat_connections",
                 "Open WebSocket connections",
                 this.connections.clone(),
+            );
+            registry.register(
+                "chat_connections_opened",
+                "WebSocket connections that began",
+                this.connections_opened.clone(),
             );
             registry.register(
                 "chat_subscriptions",
@@ -113,6 +122,11 @@ impl Metrics {
                 "chat_history_forwards",
                 "Requests forwarded to history-service: answered, unavailable, overloaded",
                 this.history_forwards.clone(),
+            );
+            registry.register(
+                "chat_send_failures",
+                "Sends, edits, deletions and reactions that failed for no fault of the client, by error code",
+                this.send_failures.clone(),
             );
             registry.register(
                 "chat_events_appended",
@@ -165,7 +179,29 @@ impl Metrics {
                 this.delivery.clone(),
             );
         });
+        this.begin_at_zero();
         this
+    }
+
+    /// A series that begins with its first event hides that event from whoever looks at increases.
+    fn begin_at_zero(&self) {
+        for code in ErrorCode::ALL {
+            let labels = RefusalLabels {
+                code: code.as_str(),
+            };
+            self.refusals.get_or_create(&labels).inc_by(0);
+            if is_ours(code) {
+                self.send_failures.get_or_create(&labels).inc_by(0);
+            }
+        }
+        for code in CloseCode::ALL {
+            let code = u32::from(code.as_u16());
+            self.closes.get_or_create(&CloseLabels { code }).inc_by(0);
+        }
+        for outcome in ["answered", "unavailable", "overloaded"] {
+            let labels = ForwardLabels { outcome };
+            self.history_forwards.get_or_create(&labels).inc_by(0);
+        }
     }
 
     /// Counts the outcome of an append, and where it is traced.
@@ -196,15 +232,32 @@ impl Metrics {
         self.delivery.observe(late_ms as f64 / 1000.0, traced, None);
     }
 
+    /// Counts a send, or another act on messages, that failed for no fault of the client.
+    pub fn failed(&self, code: ErrorCode) {
+        if is_ours(code) {
+            let code = code.as_str();
+            let failures = self.send_failures.get_or_create(&RefusalLabels { code });
+            failures.inc();
+        }
+    }
+
     /// Counts a connection that the server closes.
-    pub fn closed(&self, code: protocol::CloseCode) {
+    pub fn closed(&self, code: CloseCode) {
         let code = u32::from(code.as_u16());
         self.closes.get_or_create(&CloseLabels { code }).inc();
     }
 
     /// Counts a refusal.
-    pub fn refused(&self, code: protocol::ErrorCode) {
+    pub fn refused(&self, code: ErrorCode) {
         let code = code.as_str();
         self.refusals.get_or_create(&RefusalLabels { code }).inc();
     }
+}
+
+/// Whether a refusal is no fault of who asked.
+fn is_ours(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Internal
+    )
 }

@@ -99,9 +99,16 @@ async fn serve(
     let workers = app.config.workers();
     let numbers = Arc::new(AtomicUsize::new(0));
     let draining = readiness.clone();
-    let elsewhere = match service.history {
-        History::Here => None,
-        History::At(address) => Some(Forward::new(address, Arc::clone(&app.metrics))),
+    let counted = Data::new(rest::Metrics::register(&metrics));
+    let (here, elsewhere) = match service.history {
+        History::Here => {
+            let here = history::History::new(app.backends.clone(), &metrics);
+            (Some(Data::new(here)), None)
+        }
+        History::At(address) => {
+            let elsewhere = Forward::new(address, Arc::clone(&app.metrics));
+            (None, Some(elsewhere))
+        }
     };
     let openapi = rest::openapi::merge([api::openapi(), history::openapi()]);
     let shared = Arc::clone(&app);
@@ -114,18 +121,18 @@ async fn serve(
             let number = numbers.fetch_add(1, Ordering::Relaxed) % workers;
             let hub = Hub::new(Arc::clone(&shared), number);
             let paths = App::new()
+                .app_data(counted.clone())
                 .app_data(Data::new(shared.rooms.clone()))
                 .app_data(Data::new(shared.messages.clone()))
                 .app_data(Data::new(shared.backends.clone()))
                 .configure(runtime::health::configure(readiness.clone()))
                 .configure(rest::openapi::serve(&openapi))
-                .configure(|paths| match &elsewhere {
-                    Some(forward) => forward.configure(paths),
-                    None => {
-                        let here = history::History::new(shared.backends.clone());
-                        paths
-                            .app_data(Data::new(here))
-                            .configure(history::configure);
+                .configure(|paths| {
+                    if let Some(here) = &here {
+                        paths.app_data(here.clone()).configure(history::configure);
+                    }
+                    if let Some(elsewhere) = &elsewhere {
+                        elsewhere.configure(paths);
                     }
                 })
                 .configure(api::configure)

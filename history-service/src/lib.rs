@@ -16,22 +16,40 @@ mod view;
 
 use actix_web::web;
 use backend::Backends;
+use prometheus_client::metrics::histogram::Histogram;
 use utoipa::OpenApi as _;
 
 pub use config::{Config, VARIABLES};
 pub use serve::run;
 
-/// What the handlers work with: `app_data(web::Data::new(History::new(backends)))`.
+/// What the handlers work with: `app_data(web::Data::new(History::new(backends, &metrics)))`. One for a process.
 #[derive(Clone)]
 pub struct History {
     backends: Backends,
+    search_seconds: Histogram,
 }
 
+/// Searches look things up in many places, so they may take longer than other reads.
+const SEARCH_SECONDS: [f64; 11] = [
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
+
 impl History {
-    /// Reads of a family.
+    /// Reads of a family, and what is counted of them.
     #[must_use]
-    pub fn new(backends: Backends) -> Self {
-        Self { backends }
+    pub fn new(backends: Backends, metrics: &runtime::Metrics) -> Self {
+        let search_seconds = Histogram::new(SEARCH_SECONDS);
+        metrics.register(|registry| {
+            registry.register(
+                "chat_search_seconds",
+                "How long the index and the messages that it names take to give a page of a search, or to fail",
+                search_seconds.clone(),
+            );
+        });
+        Self {
+            backends,
+            search_seconds,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `GET /v1/search`: messages by their words.
 
+use std::time::Instant;
+
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use backend::Backends;
@@ -122,7 +124,11 @@ pub async fn read(
         cursor,
         limit: limit + 1,
     };
-    let mut hits = backends.search.search(&query).await?;
+    let begun = Instant::now();
+    let found = backends.search.search(&query).await;
+    let took = begun.elapsed();
+    history.search_seconds.observe(took.as_secs_f64());
+    let mut hits = found?;
     let has_more = hits.len() > limit;
     hits.truncate(limit);
     let next = hits

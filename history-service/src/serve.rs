@@ -30,7 +30,7 @@ pub async fn run(
     let readiness = backends.readiness();
     let metrics = Metrics::new("history-service", env!("CARGO_PKG_VERSION"));
     backends.health.register(&metrics);
-    let server = server(backends, listener, readiness.clone())?;
+    let server = server(backends, &metrics, listener, readiness.clone())?;
     let handle = server.handle();
     let admin_shutdown = CancellationToken::new();
     let operators = admin::serve(
@@ -62,15 +62,18 @@ pub async fn run(
 
 fn server(
     backends: Backends,
+    metrics: &Metrics,
     listener: TcpListener,
     readiness: Readiness,
 ) -> anyhow::Result<actix_web::dev::Server> {
-    let history = web::Data::new(History::new(backends));
+    let history = web::Data::new(History::new(backends, metrics));
+    let counted = web::Data::new(rest::Metrics::register(metrics));
     let description = rest::openapi::merge([openapi()]);
     let server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(rest::observe))
             .app_data(history.clone())
+            .app_data(counted.clone())
             .configure(health::configure(readiness.clone()))
             .configure(rest::openapi::serve(&description))
             .configure(configure)

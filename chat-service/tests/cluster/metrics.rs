@@ -119,7 +119,18 @@ async fn every_process_counts_and_the_page_names_it_all() {
         bob.hears(&format!("more {number}")).await;
     }
 
+    here.read("/v1/search?q=one", "alice").await;
+    reaches(here.admin, "chat_search_seconds_count", 1.0).await;
+    let sample = r#"chat_http_request_seconds_count{method="GET",route="/v1/search",status="2xx"}"#;
+    reaches(here.admin, sample, 1.0).await;
+    reaches(here.admin, "chat_connections_opened_total", 1.0).await;
+    for dependency in ["redis", "rabbitmq", "mongodb"] {
+        let sample = format!("chat_dependency_call_seconds_count{{dependency=\"{dependency}\"}}");
+        reaches(here.admin, &sample, 1.0).await;
+    }
+
     for admin in admins {
+        becomes(admin, "chat_draining", 0.0).await;
         becomes(admin, "chat_generation", 0.0).await;
         becomes(admin, "chat_dependency_up{dependency=\"redis\"}", 1.0).await;
         becomes(admin, "chat_breaker_open{dependency=\"redis\"}", 0.0).await;
@@ -136,6 +147,16 @@ async fn every_process_counts_and_the_page_names_it_all() {
         .await;
         becomes(admin, "chat_dependency_up{dependency=\"mongodb\"}", 1.0).await;
     }
+    let unavailable = "{code=\"unavailable\"}";
+    let failures = format!("chat_send_failures_total{unavailable}");
+    let refusals = format!("chat_http_refusals_total{unavailable}");
+    let before = value(here.admin, &failures).await.unwrap();
+    let message = json!({"id": uuid::Uuid::now_v7(), "text": "lost"});
+    let path = "/v1/rooms/general/messages";
+    let (status, body) = ask(here.http, "POST", path, "alice", message).await;
+    assert_eq!(status, 503, "{body}");
+    becomes(here.admin, &failures, before + 1.0).await;
+    becomes(here.admin, &refusals, 1.0).await;
     own.restart(Data::Wiped).await.unwrap();
     alice.say("two").await;
     bob.hears("two").await;

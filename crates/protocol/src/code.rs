@@ -117,6 +117,18 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every code, by number.
+    pub const ALL: [Self; 8] = [
+        Self::Normal,
+        Self::Protocol,
+        Self::InvalidPayload,
+        Self::Policy,
+        Self::TooLarge,
+        Self::Restart,
+        Self::Unauthenticated,
+        Self::Timeout,
+    ];
+
     /// The number on the wire.
     #[must_use]
     pub fn as_u16(self) -> u16 {

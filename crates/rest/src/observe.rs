@@ -9,10 +9,13 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::middleware::Next;
+use actix_web::web::Data;
+use protocol::ErrorCode;
 use runtime::trace::{self, TARGET, TRACEPARENT};
 use tracing::{Instrument, Span, debug, field, info_span};
 use uuid::Uuid;
 
+use crate::metrics::Metrics;
 use crate::problem::{self, PROBLEM_JSON};
 
 /// Names a request, in both directions.
@@ -45,7 +48,9 @@ pub async fn observe<B: MessageBody + 'static>(
     } else {
         answer.instrument(traced.clone()).await?
     };
+    let refused = problem::code(answer.response());
     let answer = finish(answer, id);
+    count(&answer, refused, started);
     record(&span, &answer, started);
     record_trace(&traced, &answer);
     Ok(answer)
@@ -113,6 +118,18 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_str(&id).expect("hex digits and hyphens are allowed in headers")
 }
 
+fn count(answer: &ServiceResponse<BoxBody>, refused: Option<ErrorCode>, started: Instant) {
+    let request = answer.request();
+    let Some(metrics) = request.app_data::<Data<Metrics>>() else {
+        return;
+    };
+    let route = request.match_pattern();
+    metrics.answered(request.method(), route, answer.status(), started.elapsed());
+    if let Some(code) = refused {
+        metrics.refused(code);
+    }
+}
+
 fn finish<B: MessageBody + 'static>(
     answer: ServiceResponse<B>,
     id: HeaderValue,
@@ -176,7 +193,7 @@ fn record_trace(span: &Span, answer: &ServiceResponse<BoxBody>) {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::StatusCode;
+    use actix_web::http::{Method, StatusCode};
     use actix_web::middleware::from_fn;
     use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
     use actix_web::{App, HttpResponse, web};
@@ -192,7 +209,15 @@ mod tests {
     }
 
     async fn ask(request: TestRequest) -> ServiceResponse<BoxBody> {
+        ask_counted(request, &runtime::Metrics::new("x", "1")).await
+    }
+
+    async fn ask_counted(
+        request: TestRequest,
+        metrics: &runtime::Metrics,
+    ) -> ServiceResponse<BoxBody> {
         let app = App::new()
+            .app_data(Data::new(Metrics::register(metrics)))
             .wrap(from_fn(observe))
             .service(web::resource("/hello").get(hello))
             .service(web::resource("/cached").get(async || {
@@ -264,6 +289,43 @@ mod tests {
                 (&body["status"], &body["code"]),
                 (&status.into(), &code.into())
             );
+        }
+    }
+
+    #[actix_web::test]
+    async fn requests_are_counted_by_what_clients_cannot_make_up() {
+        let post = TestRequest::post().uri("/hello/or/something");
+        let odd = TestRequest::with_uri("/hello").method(Method::from_bytes(b"ODD").unwrap());
+        let eve = TestRequest::with_uri("/hello").insert_header(("x-darda-user", "eve"));
+        let alice = TestRequest::with_uri("/hello").insert_header(("x-darda-user", "alice"));
+        for (request, labels, code) in [
+            (
+                post,
+                r#"method="POST",route="none",status="4xx""#,
+                "not_found",
+            ),
+            (
+                odd,
+                r#"method="other",route="/hello",status="4xx""#,
+                "bad_request",
+            ),
+            (
+                eve,
+                r#"method="GET",route="/hello",status="4xx""#,
+                "not_found",
+            ),
+            (alice, r#"method="GET",route="/hello",status="2xx""#, ""),
+        ] {
+            let metrics = runtime::Metrics::new("x", "1");
+            ask_counted(request, &metrics).await;
+            let text = metrics.render().unwrap();
+            let line = format!("chat_http_request_seconds_count{{{labels}}} 1\n");
+            assert!(text.contains(&line), "{line} is not in {text}");
+            for known in ErrorCode::ALL.map(ErrorCode::as_str) {
+                let is_it = u8::from(known == code);
+                let line = format!("chat_http_refusals_total{{code=\"{known}\"}} {is_it}\n");
+                assert!(text.contains(&line), "{line} is not in {text}");
+            }
         }
     }
 

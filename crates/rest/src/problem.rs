@@ -100,6 +100,16 @@ fn body(problem: &Problem) -> String {
     serde_json::to_string(problem).expect("a problem has string keys and no failing parts")
 }
 
+/// The code of a refusal: what a handler said, or what the status of another answer means, also of one that was forwarded.
+pub(crate) fn code<B>(answer: &HttpResponse<B>) -> Option<ErrorCode> {
+    let status = answer.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return None;
+    }
+    let refusal = answer.error().and_then(|error| error.as_error::<Refusal>());
+    Some(refusal.map_or_else(|| explain(status).code, |refusal| refusal.code))
+}
+
 /// Writes a problem over an answer of actix that has none, keeping its status and its headers such as `allow`.
 pub(crate) fn overwrite<B>(answer: HttpResponse<B>) -> HttpResponse<BoxBody> {
     let status = answer.status();

@@ -25,7 +25,10 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let dependencies = Family::default();
+    let draining = Gauge::default();
     metrics.register(|registry| {
+        let help = "Whether the process is leaving";
+        registry.register("chat_draining", help, draining.clone());
         let help = "Whether a dependency answers, as of this scrape";
         registry.register("chat_dependency_up", help, dependencies.clone());
     });
@@ -33,6 +36,7 @@ pub async fn serve(
         metrics,
         readiness: readiness.clone(),
         dependencies,
+        draining,
     };
     let server = HttpServer::new(move || {
         App::new()
@@ -61,6 +65,7 @@ struct Scraped {
     metrics: Metrics,
     readiness: Readiness,
     dependencies: Family<Dependency, Gauge>,
+    draining: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,6 +75,8 @@ struct Dependency {
 
 async fn scrape(all: web::Data<Scraped>) -> HttpResponse {
     let report = all.readiness.report().await;
+    all.draining
+        .set((report.status == health::State::Draining).into());
     // What is not asked about now says nothing: a group that did not answer once would stay away for ever.
     all.dependencies.clear();
     for check in report.checks {

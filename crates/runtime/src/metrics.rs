@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::{Arc, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -21,7 +22,8 @@ pub struct Metrics(Arc<RwLock<Registry>>);
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Metrics {
-    /// Metrics with what every process has: memory, files, processor time, start time, and its name and version.
+    /// Metrics with what every process has: memory, files and their limits, processor time, start time, its clock, and its
+    /// name and version.
     #[must_use]
     pub fn new(program: &'static str, version: &'static str) -> Self {
         let mut registry = Registry::default();
@@ -74,16 +76,34 @@ impl Collector for Process {
             resident_bytes(),
         )?;
         gauge(
+            "chat_memory_limit",
+            "Memory that the process may use: the limit of its container, or that of the machine",
+            Some(&Unit::Bytes),
+            memory_limit_bytes(),
+        )?;
+        gauge(
             "process_open_fds",
             "Open files and sockets",
             None,
             open_fds(),
         )?;
         gauge(
+            "process_max_fds",
+            "Files and sockets that may be open at once",
+            None,
+            max_fds(),
+        )?;
+        gauge(
             "process_start_time",
             "When the process began, since 1970",
             Some(&Unit::Seconds),
             start_secs(),
+        )?;
+        gauge(
+            "chat_time",
+            "What the clock of the process says, since 1970",
+            Some(&Unit::Seconds),
+            now_secs(),
         )?;
         if let Some(secs) = cpu_secs() {
             let metric = ConstCounter::new(secs);
@@ -108,6 +128,38 @@ fn resident_bytes() -> Option<f64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024.0)
+}
+
+/// A container sees its own limits where a machine has those of all.
+fn memory_limit_bytes() -> Option<f64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = machine
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    let own = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    // Without a limit the file says a word, or a number beyond all memory.
+    let own = own.iter().find_map(|file| {
+        let limit = std::fs::read_to_string(file).ok()?;
+        limit.trim().parse::<f64>().ok()
+    });
+    Some(own.map_or(kib * 1024.0, |limit| limit.min(kib * 1024.0)))
+}
+
+fn max_fds() -> Option<f64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn now_secs() -> Option<f64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.ok().map(|now| now.as_secs_f64())
 }
 
 fn open_fds() -> Option<f64> {
@@ -169,12 +221,14 @@ mod tests {
         );
         assert!(value(&text, "process_resident_memory_bytes") > 100_000.0);
         assert!(value(&text, "process_open_fds") >= 3.0);
+        assert!(value(&text, "process_max_fds") > value(&text, "process_open_fds"));
+        let (used, limit) = ("process_resident_memory_bytes", "chat_memory_limit_bytes");
+        assert!(value(&text, limit) > value(&text, used));
         assert!(value(&text, "process_cpu_seconds_total") >= 0.0);
         let started = value(&text, "process_start_time_seconds");
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
-        assert!((now.as_secs_f64() - started).abs() < 3600.0, "{started}");
+        let now = now_secs().unwrap();
+        assert!((now - started).abs() < 3600.0, "{started}");
+        assert!((now - value(&text, "chat_time_seconds")).abs() < 60.0);
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -34,6 +34,14 @@ pub(crate) fn mongod() -> Option<PathBuf> {
     }
 }
 
+pub(crate) fn prometheus() -> Option<PathBuf> {
+    on_path("prometheus")
+}
+
+pub(crate) fn promtool() -> Option<PathBuf> {
+    on_path("promtool")
+}
+
 /// A command for a program that was found or not, and the folder as the program sees it.
 pub(crate) fn installed(
     name: &str,

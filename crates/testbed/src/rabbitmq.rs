@@ -51,6 +51,8 @@ pub struct RabbitMqOptions {
     pub certificate: Option<Certificate>,
     /// With the management API, at a port of its own.
     pub management: bool,
+    /// Tell Prometheus how it is, at a port of its own.
+    pub prometheus: bool,
 }
 
 /// A running RabbitMQ without other plugins; user `guest` may do everything.
@@ -62,6 +64,7 @@ pub struct RabbitMq {
     port: u16,
     tls_port: Option<u16>,
     management_port: Option<u16>,
+    prometheus_port: Option<u16>,
     dist_port: u16,
     epmd_port: u16,
 }
@@ -89,6 +92,7 @@ impl RabbitMq {
         let rabbitmq = Self {
             tls_port: ports::free_if(options.certificate.is_some())?,
             management_port: ports::free_if(options.management)?,
+            prometheus_port: ports::free_if(options.prometheus)?,
             options,
             process: Process::new("rabbitmq", folder)?,
             epmd: Process::new("epmd", Folder::Private)?,
@@ -131,6 +135,11 @@ impl RabbitMq {
     /// Where its management API is, if it has one.
     pub fn management_addr(&self) -> Option<SocketAddr> {
         Some((Ipv4Addr::LOCALHOST, self.management_port?).into())
+    }
+
+    /// Where Prometheus reads, if it may.
+    pub fn prometheus_addr(&self) -> Option<SocketAddr> {
+        Some((Ipv4Addr::LOCALHOST, self.prometheus_port?).into())
     }
 
     pub fn pid(&self) -> u32 {
@@ -241,21 +250,22 @@ impl RabbitMq {
 
     fn command(&self) -> Result<Command> {
         let folder = self.process.folder();
-        let management = self.management_addr();
-        let (plugin, listener) = match management {
-            Some(addr) => (
-                "rabbitmq_management",
-                format!(
-                    "management.tcp.ip = {}\nmanagement.tcp.port = {}\n",
-                    addr.ip(),
-                    addr.port()
-                ),
-            ),
-            None => ("", String::new()),
-        };
-        let config = format!("{CONFIG}{}{listener}", self.tls_config());
+        let mut config = format!("{CONFIG}{}", self.tls_config());
+        let mut plugins = Vec::new();
+        for (name, addr) in [
+            ("management", self.management_addr()),
+            ("prometheus", self.prometheus_addr()),
+        ] {
+            let Some(addr) = addr else {
+                continue;
+            };
+            plugins.push(format!("rabbitmq_{name}"));
+            let (ip, port) = (addr.ip(), addr.port());
+            config += &format!("{name}.tcp.ip = {ip}\n{name}.tcp.port = {port}\n");
+        }
         fs::write(folder.join("rabbitmq.conf"), config)?;
-        fs::write(folder.join("enabled_plugins"), format!("[{plugin}].\n"))?;
+        let plugins = format!("[{}].\n", plugins.join(","));
+        fs::write(folder.join("enabled_plugins"), plugins)?;
         fs::write(folder.join("env.conf"), "")?;
         let mut command = self.script("rabbitmq-server")?;
         command

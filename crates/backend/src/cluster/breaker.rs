@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use runtime::health;
 
 use crate::{Error, Result};
@@ -24,7 +25,13 @@ pub struct Breaker {
     state: Mutex<State>,
     /// How often it opened.
     opened: AtomicU64,
+    calls: Histogram,
 }
+
+/// Below is what is as it should be, above what callers wait for until they give up.
+const SECONDS: [f64; 12] = [
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
 
 #[derive(Debug, Default)]
 struct State {
@@ -42,6 +49,7 @@ impl Breaker {
             name,
             state: Mutex::default(),
             opened: AtomicU64::new(0),
+            calls: Histogram::new(SECONDS),
         }
     }
 
@@ -72,6 +80,17 @@ impl Breaker {
         state.pause = (state.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         state.closed_until = Some(now + state.pause);
         Ok(())
+    }
+
+    /// How long a call took, answered or given up.
+    pub fn took(&self, time: Duration) {
+        self.calls.observe(time.as_secs_f64());
+    }
+
+    /// How long calls took.
+    #[must_use]
+    pub fn calls(&self) -> &Histogram {
+        &self.calls
     }
 
     /// A call was answered.

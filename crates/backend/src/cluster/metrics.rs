@@ -247,6 +247,16 @@ fn breakers(to: &mut Writer<'_>, breakers: &[&Breaker]) -> fmt::Result {
         let value = ConstCounter::new(breaker.opened());
         value.encode(family.encode_family(&labels(breaker))?)?;
     }
+    let mut family = to.0.encode_descriptor(
+        "chat_dependency_call_seconds",
+        "From a call to a dependency to its answer, or to its being given up",
+        None,
+        MetricType::Histogram,
+    )?;
+    for breaker in breakers {
+        let calls = breaker.calls();
+        calls.encode(family.encode_family(&labels(breaker))?)?;
+    }
     Ok(())
 }
 

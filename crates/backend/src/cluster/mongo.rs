@@ -194,7 +194,10 @@ impl Mongo {
                 return Err(Error::unavailable(format!("mongodb: {MIGRATING}")));
             }
         }
-        match timeout_at(deadline, call.into_future()).await {
+        let begun = Instant::now();
+        let answer = timeout_at(deadline, call.into_future()).await;
+        self.breaker.took(begun.elapsed());
+        match answer {
             Err(_) => {
                 self.breaker.failed("no answer in time");
                 Err(Error::unavailable("mongodb: no answer in time"))

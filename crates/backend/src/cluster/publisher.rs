@@ -253,6 +253,7 @@ struct Landed {
     way: Way,
     slot: usize,
     events: Vec<Placed>,
+    took: Duration,
     answer: lapin::Result<Confirmation>,
 }
 
@@ -265,6 +266,7 @@ impl Future for Flying {
             way: self.way,
             slot: self.slot,
             events: std::mem::take(&mut self.events),
+            took: self.since.elapsed(),
             answer,
         })
     }
@@ -554,8 +556,10 @@ impl Run {
             way,
             slot,
             events,
+            took,
             answer,
         } = landed;
+        self.shared.breaker.took(took);
         if let Some(slots) = link.flying.get_mut(&way) {
             slots[slot] = false;
             if !slots.contains(&true) {

@@ -4,7 +4,7 @@
 //! carries a digest of its text, so that processes of different versions do not disturb each other.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redis as driver;
 use driver::aio::MultiplexedConnection;
@@ -200,7 +200,9 @@ impl Redis {
     /// As [`Redis::call`].
     pub async fn query_in<T: FromRedisValue>(&self, session: &Session, command: &Cmd) -> Result<T> {
         let mut connection = session.connection.clone();
+        let begun = Instant::now();
         let answer = command.query_async(&mut connection).await;
+        self.inner.breaker.took(begun.elapsed());
         self.judge(session, answer).await
     }
 
@@ -211,7 +213,9 @@ impl Redis {
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
         let session = self.session().await?;
         let mut connection = session.connection.clone();
+        let begun = Instant::now();
         let answer = pipeline.query_async(&mut connection).await;
+        self.inner.breaker.took(begun.elapsed());
         self.judge(&session, answer).await
     }
 
