@@ -1,5 +1,5 @@
-//! A balancer of TCP connections as it stands before pods: it asks each of them whether it is ready and gives new connections, in
-//! turn, to those that are.
+//! A balancer of TCP connections as it stands before pods: it asks each of them whether it is ready and gives each new
+//! connection to one of those that are.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,21 +96,23 @@ async fn ask(pods: Arc<[Pod]>, n: usize) {
 async fn accept(listener: TcpListener, pods: Arc<[Pod]>) {
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    for turn in 0.. {
+    loop {
         let place = Arc::clone(&places).acquire_owned().await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let pods = Arc::clone(&pods);
         connections.spawn(async move {
-            hand_over(stream, &pods, turn).await;
+            hand_over(stream, &pods).await;
             drop(place);
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn hand_over(mut stream: TcpStream, pods: &[Pod], turn: usize) {
+async fn hand_over(mut stream: TcpStream, pods: &[Pod]) {
+    // At random, because clients of one kind may come in turn too.
+    let first: usize = rand::random_range(0..pods.len());
     for n in 0..pods.len() {
-        let pod = &pods[(turn + n) % pods.len()];
+        let pod = &pods[(first + n) % pods.len()];
         if !pod.is_ready() {
             continue;
         }

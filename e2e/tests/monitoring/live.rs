@@ -66,6 +66,8 @@ async fn every_panel_shows_something_and_what_breaks_is_told() {
     stage.redis.restart(Data::Wiped).await.unwrap();
     eye.becomes("ChatDependencyDown", "{}", false).await;
 
+    // A room that Redis has lost needs the worker to begin anew.
+    stage.takes_messages().await;
     eye.becomes("ChatNothingStored", "{}", false).await;
     let worker = stage.process("worker");
     worker.kill().await.unwrap();
@@ -233,13 +235,33 @@ impl Stage {
         config
     }
 
+    fn pods(&self) -> Vec<Address> {
+        self.processes[1..3].iter().map(Process::address).collect()
+    }
+
+    /// Waits until either pod does.
+    async fn takes_messages(&self) {
+        let (http, begun) = (Http::default(), Instant::now());
+        for pod in self.pods() {
+            loop {
+                let message = send(&room());
+                let said = http.send(&pod, &user("writer"), &room(), &message).await;
+                if matches!(said, Ok(Said::Ack { .. })) {
+                    break;
+                }
+                assert!(begun.elapsed() < PATIENCE, "nobody may write: {said:?}");
+                sleep(POLL).await;
+            }
+        }
+    }
+
     /// People in one room, at both pods: some read, one writes at each, one looks things up.
     async fn load(&self) -> Vec<JoinHandle<()>> {
-        let room = RoomId::parse("general").unwrap();
-        let pods: Vec<Address> = self.processes.iter().map(Process::address).collect();
+        let (room, pods) = (room(), self.pods());
+        self.takes_messages().await;
         let mut tasks = Vec::new();
-        for (n, pod) in pods[1..3].iter().enumerate() {
-            let reader = UserId::parse(&format!("reader-{n}")).unwrap();
+        for (n, pod) in pods.iter().enumerate() {
+            let reader = user(&format!("reader-{n}"));
             let mut socket = subscribed(pod, &reader, &room).await;
             let (address, general) = (pod.clone(), room.clone());
             tasks.push(tokio::spawn(async move {
@@ -249,20 +271,9 @@ impl Stage {
                     }
                 }
             }));
-            let writer = UserId::parse(&format!("writer-{n}")).unwrap();
+            let writer = user(&format!("writer-{n}"));
             let (address, general) = (pod.clone(), room.clone());
             let http = Http::default();
-            let begun = Instant::now();
-            loop {
-                let said = http
-                    .send(&address, &writer, &general, &send(&general))
-                    .await;
-                if matches!(said, Ok(Said::Ack { .. })) {
-                    break;
-                }
-                assert!(begun.elapsed() < PATIENCE, "nobody may write: {said:?}");
-                sleep(POLL).await;
-            }
             tasks.push(tokio::spawn(async move {
                 loop {
                     // What fails is what the alerts are to see.
@@ -274,7 +285,7 @@ impl Stage {
             }));
         }
         let agent = agent();
-        let url = pods[1].http("/v1/search?q=hello");
+        let url = pods[0].http("/v1/search?q=hello");
         tasks.push(tokio::task::spawn(async move {
             loop {
                 let asked = agent.get(&url).header("x-darda-user", "reader-0");
@@ -285,6 +296,14 @@ impl Stage {
         }));
         tasks
     }
+}
+
+fn room() -> RoomId {
+    RoomId::parse("general").unwrap()
+}
+
+fn user(name: &str) -> UserId {
+    UserId::parse(name).unwrap()
 }
 
 fn send(room: &RoomId) -> Send {
