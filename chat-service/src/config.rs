@@ -34,7 +34,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_DRAIN_SECS",
         default: "20",
-        meaning: "The longest time between SIGTERM and the end of the process. Clients are moved away within it.",
+        meaning: "The longest time from SIGTERM until all clients were moved away. What is under way then gets up to 5 more to be flushed.",
     },
     Variable {
         name: "DARDA_DRAIN_WAIT_SECS",
@@ -147,6 +147,9 @@ impl Default for Limits {
     }
 }
 
+/// What clients have to move in at least, once the balancer has noticed.
+const MOVED_WITHIN_MIN: Duration = Duration::from_secs(3);
+
 fn drain() -> Duration {
     Duration::from_secs(20)
 }
@@ -203,10 +206,14 @@ impl Config {
         if self.gateway.heartbeat < Duration::from_secs(1) {
             return Err(EnvError::new("DARDA_HEARTBEAT_SECS", "must be at least 1"));
         }
-        if !self.gateway.drain_wait.is_zero() && self.gateway.drain_wait >= self.gateway.drain {
+        let wait_max = self.gateway.drain.saturating_sub(MOVED_WITHIN_MIN);
+        if self.gateway.drain_wait > wait_max {
             return Err(EnvError::new(
                 "DARDA_DRAIN_WAIT_SECS",
-                "must be less than DARDA_DRAIN_SECS, of which it is a part",
+                format!(
+                    "must be at most {}: it is a part of DARDA_DRAIN_SECS, and clients need the rest to move",
+                    wait_max.as_secs()
+                ),
             ));
         }
         if self.limits.text_bytes > TEXT_BYTES_MAX {
@@ -282,9 +289,10 @@ mod tests {
     #[test]
     fn there_is_time_left_after_the_balancer_noticed() {
         let mut config = Config::default();
-        config.gateway.drain_wait = config.gateway.drain;
+        config.gateway.drain_wait = config.gateway.drain - Duration::from_secs(2);
         let error = config.check().unwrap_err();
         assert_eq!(error.name, "DARDA_DRAIN_WAIT_SECS");
+        assert!(error.to_string().contains("at most 17"), "{error}");
         config.gateway.drain_wait -= Duration::from_secs(1);
         config.check().unwrap();
         config.gateway.drain_per_sec = 0;

@@ -167,7 +167,10 @@ impl Hub {
             self.begin_drain(&tables, drain);
         }
         let lost_signals = mail.lost_signals;
-        let (latest, traced) = self.sort_mail(&mut tables, mail);
+        // What is counted as delivered, by its last event.
+        let last = mail.batches.last();
+        let latest = last.map(|(_, batch)| (batch.at_ms, batch.traced.map(|(id, _)| id)));
+        let traced = self.sort_mail(&mut tables, mail);
         for key in std::mem::take(&mut tables.dirty_rooms) {
             self.hand_out(&mut tables, key);
         }
@@ -180,23 +183,18 @@ impl Hub {
         metrics
             .delivered_bytes
             .inc_by(std::mem::take(&mut tables.delivered_bytes));
-        if let Some(at_ms) = latest {
+        if let Some((at_ms, traced)) = latest {
             let late = Timestamp::now().as_millis().saturating_sub(at_ms).max(0);
-            metrics.delivered(late, traced.first().map(|(id, _)| *id));
+            metrics.delivered(late, traced);
         }
         for (id, at) in traced {
             runtime::trace::passed(id.as_uuid().as_u128(), "deliver", at.as_millis());
         }
     }
 
-    /// When the last of it was appended, and what of it is traced.
-    fn sort_mail(
-        self: &Rc<Self>,
-        tables: &mut Tables,
-        mail: Mail,
-    ) -> (Option<i64>, Vec<(MessageId, Timestamp)>) {
+    /// What of it is traced, and when that was appended.
+    fn sort_mail(self: &Rc<Self>, tables: &mut Tables, mail: Mail) -> Vec<(MessageId, Timestamp)> {
         let mut traced = Vec::new();
-        let latest = mail.batches.last().map(|(_, batch)| batch.at_ms);
         for (room, batch) in mail.batches {
             let Some(&key) = tables.room_keys.get(&room) else {
                 continue;
@@ -226,7 +224,7 @@ impl Hub {
         for signal in mail.signals {
             self.hand_out_signal(tables, signal);
         }
-        (latest, traced)
+        traced
     }
 
     /// Gives a room's pending events to its live subscriptions.

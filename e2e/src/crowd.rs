@@ -37,6 +37,8 @@ pub struct Row {
     pub moved: usize,
     /// Closed by a server that left.
     pub closed: usize,
+    /// Of those that moved, whoever lost the old connection before there was another.
+    pub moved_late: usize,
     /// All other connections that were lost.
     pub broken: usize,
     /// The most of the first two within a second.
@@ -145,6 +147,10 @@ fn rows(history: &History) -> Vec<Row> {
             name: told.fault.clone(),
             moved,
             closed,
+            moved_late: leaves
+                .iter()
+                .filter(|leave| leave.why == Why::Asked && leave.without.is_some())
+                .count(),
             broken: leaves.len() - moved - closed,
             most_per_sec: most_per_sec(&leaves),
             longest_away_ms: longest.unwrap_or(0) / 1000,
@@ -153,10 +159,10 @@ fn rows(history: &History) -> Vec<Row> {
     history.faults.iter().zip(ends).map(row).collect()
 }
 
-/// How long there was no connection; who moves has the old one until there is another.
+/// How long there was no connection.
 fn away_for(leave: &Leave, end: Micros) -> Option<Micros> {
     let back = leave.back.unwrap_or(end);
-    (leave.why != Why::Asked).then(|| back.saturating_sub(leave.at))
+    Some(back.saturating_sub(leave.without?))
 }
 
 /// The most that were let go by servers that leave within any second. Sorted by time.
@@ -180,8 +186,12 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     fn leave(at: Micros, why: Why, back: Micros) -> Leave {
-        let back = Some(back);
-        Leave { at, why, back }
+        Leave {
+            at,
+            why,
+            without: (why != Why::Asked).then_some(at),
+            back: Some(back),
+        }
     }
 
     fn history() -> History {
@@ -212,6 +222,7 @@ mod tests {
             name: "roll".into(),
             moved: 1,
             closed: 2,
+            moved_late: 0,
             broken: 0,
             // A second is over when it is over.
             most_per_sec: 2,
@@ -224,6 +235,14 @@ mod tests {
             ..Row::default()
         };
         assert_eq!(rows, [roll, crash]);
+    }
+
+    #[test]
+    fn who_loses_the_old_connection_before_there_is_another_was_away() {
+        let mut history = history();
+        history.leaves[0].without = Some(3 * SECOND);
+        let row = &rows(&history)[0];
+        assert_eq!((row.moved_late, row.longest_away_ms), (1, 6000));
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct History {
 pub struct Leave {
     pub at: Micros,
     pub why: Why,
+    /// Since when it had none: who is asked to move keeps the old one, and may lose it before there is another.
+    pub without: Option<Micros>,
     /// When it was subscribed again.
     pub back: Option<Micros>,
 }

@@ -118,7 +118,7 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         crowd: usize,
         /// No more of the crowd may be moved or closed within a second by servers that leave; any number when not given.
-        #[arg(long)]
+        #[arg(long, requires = "crowd")]
         leaves_per_sec_max: Option<usize>,
         /// How long everything may take to be answered and read when the time is over.
         #[arg(long, default_value_t = 120)]

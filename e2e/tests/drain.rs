@@ -25,7 +25,7 @@ const CLIENTS: usize = 1000;
 const PER_SEC: usize = 200;
 /// Until it is gone, and how much of that the balancer has to notice.
 const DRAIN: Duration = Duration::from_secs(25);
-const NOTICED: Duration = Duration::from_secs(1);
+const NOTICED: Duration = Duration::from_secs(3);
 /// No single thing that is waited for takes longer, on any machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -107,8 +107,8 @@ async fn a_rolling_restart_that_nobody_notices() {
             ..Plan::new(rand::random(), "roll")
         },
         crowd: CLIENTS,
-        // What the clock of the clients, and a machine with other work, may add.
-        leaves_per_sec_max: Some(PER_SEC + PER_SEC / 10),
+        // It is the clients who look at the clock, and what a busy machine held up for a moment comes with the next.
+        leaves_per_sec_max: Some(PER_SEC + PER_SEC / 2),
         time: Duration::from_secs(600),
     };
     let ((tell, told), (begins, begun)) = (mpsc::channel(16), oneshot::channel());
@@ -180,6 +180,7 @@ async fn a_rolling_restart_that_nobody_notices() {
     let left = |row: &Row| row.moved + row.closed + row.broken;
     for row in &crowd.events[..2] {
         assert_eq!(row.broken, 0, "{row:?}");
+        assert_eq!(row.moved_late, 0, "{row:?}");
         // Three of four listen when they are asked to move, and one waits until it is closed.
         assert!(
             row.moved > 2 * row.closed && row.closed > left(row) / 8,

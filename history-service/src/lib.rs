@@ -29,7 +29,7 @@ pub struct History {
     search_seconds: Histogram,
 }
 
-/// Searches look things up in many places, so they may take longer than other reads.
+/// Seconds.
 const SEARCH_SECONDS: [f64; 11] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];

@@ -143,16 +143,18 @@ impl Shard {
     async fn persist(&self, channel: &Channel, mut work: Work) -> Result<(), Error> {
         let start = Instant::now();
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
-        let mut tries = 1;
+        let mut tries = 1_u64;
         while let Err(error) = work.go_on(&self.worker).await {
             if backoff.is_fresh() {
                 warn!(shard = self.number, %error, "a batch cannot be stored now; it is tried again");
             }
             if !channel.status().connected() {
+                work.given_up(tries);
                 return Err(error);
             }
             if start.elapsed() > HOLD_MAX {
                 // Somebody else shall try.
+                work.given_up(tries);
                 return Err(Error::unavailable("what it has in hand cannot be stored"));
             }
             tokio::time::sleep(backoff.pause()).await;

@@ -47,6 +47,14 @@ struct Place {
 }
 
 impl Work {
+    /// Says in the traces that it was not done, after so many tries. Whoever gets it next says what became of it.
+    pub fn given_up(&self, tries: u64) {
+        for span in &self.batch.spans {
+            span.record("tries", tries);
+            runtime::trace::fail(span);
+        }
+    }
+
     pub fn new(mut batch: Batch) -> Self {
         let broken = std::mem::take(&mut batch.broken);
         let links = Vec::with_capacity(batch.events.len());

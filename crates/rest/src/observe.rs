@@ -41,7 +41,7 @@ pub async fn observe<B: MessageBody + 'static>(
         status = field::Empty,
         duration_ms = field::Empty,
     );
-    let traced = trace_of(&mut request);
+    let traced = trace_of(&mut request, &id);
     let answer = next.call(request);
     let answer = if traced.is_disabled() {
         answer.instrument(span.clone()).await?
@@ -58,8 +58,9 @@ pub async fn observe<B: MessageBody + 'static>(
 
 /// The span of a request that is traced: because its sender records its trace, or because it is one of those chosen. Whoever it
 /// is forwarded to goes on with the trace.
-fn trace_of(request: &mut ServiceRequest) -> Span {
-    if !trace::is_on() {
+fn trace_of(request: &mut ServiceRequest, id: &HeaderValue) -> Span {
+    // Who asks how it is all the time is no request of anybody.
+    if !trace::is_on() || ["/healthz", "/readyz"].contains(&request.path()) {
         return Span::none();
     }
     let span = || {
@@ -70,6 +71,8 @@ fn trace_of(request: &mut ServiceRequest) -> Span {
             otel.kind = "server",
             otel.status_code = field::Empty,
             trace_id = field::Empty,
+            // Of the two spans only this one is current, and what is logged under it has it too.
+            request_id = id.to_str().unwrap_or_default(),
             http.request.method = %request.method(),
             http.route = field::Empty,
             http.response.status_code = field::Empty,

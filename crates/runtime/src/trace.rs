@@ -24,12 +24,17 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "DARDA_OTLP_ENDPOINT",
         default: "",
-        meaning: "Where traces are sent by OTLP over gRPC, such as http://collector:4317. Without it nothing is traced.",
+        meaning: "Where traces are sent by OTLP over gRPC, such as http://collector:4317, or https:// (TLS). Without it nothing is traced.",
+    },
+    Variable {
+        name: "DARDA_OTLP_CA_FILE",
+        default: "",
+        meaning: "Certificates (PEM) of the authorities to trust there, instead of the public ones.",
     },
     Variable {
         name: "DARDA_OTLP_RATIO",
         default: "0.01",
-        meaning: "Which part of messages and requests is traced, from 0 to 1.",
+        meaning: "Which part of messages and requests is traced, from 0 to 1. A request whose sender records its trace is always traced.",
     },
 ];
 #[cfg(not(feature = "otlp"))]
@@ -51,7 +56,7 @@ pub fn is_traced(span: &Span) -> bool {
     span.metadata().is_some_and(|meta| meta.target() == TARGET)
 }
 
-/// A span that is exported, under another; none where the other is none: `span!(parent, "insert", events = 3)`.
+/// A span that is exported, under another; none where the other is none: `traced!(&parent, "insert", events = 3)`.
 #[macro_export]
 macro_rules! traced {
     ($parent:expr, $name:literal $(, $($fields:tt)*)?) => {{
@@ -101,6 +106,12 @@ mod without {
         Span::none()
     }
 
+    /// Makes a span under the first one of a message's trace, if that message is traced.
+    #[must_use]
+    pub fn under(_id: u128, _make: impl FnOnce() -> Span) -> Span {
+        Span::none()
+    }
+
     /// Whether a `traceparent` says that its trace is recorded.
     #[must_use]
     pub const fn is_recorded(_traceparent: &str) -> bool {
@@ -125,6 +136,9 @@ mod without {
         None
     }
 
+    /// Says that what a span is of failed.
+    pub const fn fail(_span: &Span) {}
+
     /// A step of a message's way that is over now.
     pub const fn passed(_id: u128, _step: &'static str, _begun_ms: i64) {}
 }
@@ -134,23 +148,27 @@ mod otlp {
     use std::cell::Cell;
     use std::collections::HashMap;
     use std::fmt;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
     use std::sync::{Arc, OnceLock};
     use std::time::{Duration, SystemTime};
 
     use opentelemetry::propagation::TextMapPropagator as _;
     use opentelemetry::trace::{
-        SpanBuilder, SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceFlags, TraceId,
-        TraceState, Tracer as _, TracerProvider as _,
+        SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags,
+        TraceId, TraceState, Tracer as _, TracerProvider as _,
     };
     use opentelemetry::{Context, KeyValue};
-    use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _};
+    use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+    use opentelemetry_otlp::{
+        SpanExporter as OtlpExporter, WithExportConfig as _, WithTonicConfig as _,
+    };
     use opentelemetry_sdk::Resource;
     use opentelemetry_sdk::error::OTelSdkResult;
     use opentelemetry_sdk::propagation::TraceContextPropagator;
     use opentelemetry_sdk::trace::{
         BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, Sampler, SdkTracer,
-        SdkTracerProvider, SpanData, SpanExporter,
+        SdkTracerProvider, Span as SdkSpan, SpanData, SpanExporter, SpanProcessor,
     };
     use serde::Deserialize;
     use tracing::level_filters::LevelFilter;
@@ -179,6 +197,8 @@ mod otlp {
     static THRESHOLD: AtomicU64 = AtomicU64::new(NONE);
     static IS_ON: AtomicBool = AtomicBool::new(false);
     static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+    /// Spans that are not on their way yet.
+    static WAITING: AtomicUsize = AtomicUsize::new(0);
     static SENT: AtomicU64 = AtomicU64::new(0);
     static LOST: AtomicU64 = AtomicU64::new(0);
 
@@ -191,6 +211,8 @@ mod otlp {
     struct Config {
         #[serde(default)]
         otlp_endpoint: Option<String>,
+        #[serde(default)]
+        otlp_ca_file: Option<PathBuf>,
         #[serde(default = "ratio")]
         otlp_ratio: f64,
     }
@@ -242,12 +264,16 @@ mod otlp {
             let reason = "must be a URL such as http://collector:4317 (OTLP over gRPC)";
             return Err(bad(reason.to_owned()));
         }
-        let exporter = OtlpExporter::builder()
+        let is_secure = endpoint.starts_with("https://");
+        let mut exporter = OtlpExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
-            .with_timeout(TAKEN_WITHIN)
-            .build()
-            .map_err(|error| bad(error.to_string()))?;
+            .with_timeout(TAKEN_WITHIN);
+        if is_secure {
+            // By itself it trusts nobody.
+            exporter = exporter.with_tls_config(trust(config.otlp_ca_file)?);
+        }
+        let exporter = exporter.build().map_err(|error| bad(error.to_string()))?;
         let limits = BatchConfigBuilder::default()
             .with_max_queue_size(WAITING_MAX)
             .with_scheduled_delay(SEND_EVERY)
@@ -266,7 +292,7 @@ mod otlp {
             .with_attribute(KeyValue::new("service.version", version))
             .build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(processor)
+            .with_span_processor(Bounded(processor))
             .with_id_generator(Ids::default())
             // Only what is chosen gets a span at all.
             .with_sampler(Sampler::AlwaysOn)
@@ -285,6 +311,22 @@ mod otlp {
             .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO));
         Ok(Some((layer, Exporting(provider))))
+    }
+
+    /// The public authorities, or those of a file.
+    fn trust(file: Option<PathBuf>) -> Result<ClientTlsConfig, EnvError> {
+        let trust = ClientTlsConfig::new();
+        let Some(file) = file else {
+            return Ok(trust.with_webpki_roots());
+        };
+        let bad = |reason: String| EnvError::new("DARDA_OTLP_CA_FILE", reason);
+        let pem = std::fs::read_to_string(&file)
+            .map_err(|error| bad(format!("{} cannot be read: {error}", file.display())))?;
+        if !pem.contains("-----BEGIN CERTIFICATE-----") {
+            let reason = format!("{} has no certificate in PEM", file.display());
+            return Err(bad(reason));
+        }
+        Ok(trust.ca_certificate(Certificate::from_pem(pem)))
     }
 
     /// The threshold of OpenTelemetry's consistent probability sampling: what is not smaller is chosen.
@@ -338,6 +380,17 @@ mod otlp {
         span
     }
 
+    /// Makes a span under the first one of a message's trace, if that message is traced.
+    #[must_use]
+    pub fn under(id: u128, make: impl FnOnce() -> Span) -> Span {
+        if !is_chosen(id) {
+            return Span::none();
+        }
+        let span = make();
+        let _ = span.set_parent(first_of(id));
+        span
+    }
+
     /// Whether a `traceparent` says that its trace is recorded.
     #[must_use]
     pub fn is_recorded(traceparent: &str) -> bool {
@@ -384,6 +437,13 @@ mod otlp {
         Some(context.span().span_context().trace_id().to_string())
     }
 
+    /// Says that what a span is of failed.
+    pub fn fail(span: &Span) {
+        if !span.is_disabled() {
+            span.context().span().set_status(Status::error(""));
+        }
+    }
+
     /// A step of a message's way that is over now, under the first span of its trace. It began so many milliseconds after the
     /// beginning of 1970.
     pub fn passed(id: u128, step: &'static str, begun_ms: i64) {
@@ -391,18 +451,22 @@ mod otlp {
         let Some(tracer) = TRACER.get().filter(|_| is_on()) else {
             return;
         };
-        let first = SpanContext::new(
+        let span = SpanBuilder::from_name(step)
+            .with_kind(SpanKind::Internal)
+            .with_start_time(begun);
+        // It ends when it is dropped.
+        drop(tracer.build_with_context(span, &first_of(id)));
+    }
+
+    /// The first span of a message's trace, which another process may have made.
+    fn first_of(id: u128) -> Context {
+        Context::new().with_remote_span_context(SpanContext::new(
             TraceId::from_bytes(id.to_be_bytes()),
             SpanId::from_bytes((id as u64).to_be_bytes()),
             TraceFlags::SAMPLED,
             true,
             TraceState::NONE,
-        );
-        let span = SpanBuilder::from_name(step)
-            .with_kind(SpanKind::Internal)
-            .with_start_time(begun);
-        // It ends when it is dropped.
-        drop(tracer.build_with_context(span, &Context::new().with_remote_span_context(first)));
+        ))
     }
 
     /// The lines of `/metrics`.
@@ -428,7 +492,11 @@ mod otlp {
                     "Spans that the receiver of traces took",
                     &SENT,
                 ),
-                ("chat_otlp_spans_lost", "Spans that it did not take", &LOST),
+                (
+                    "chat_otlp_spans_lost",
+                    "Spans that it did not take, or for which there was no room to wait for it",
+                    &LOST,
+                ),
             ] {
                 let count = ConstCounter::new(count.load(Ordering::Relaxed));
                 let kind = count.metric_type();
@@ -458,6 +526,37 @@ mod otlp {
         }
     }
 
+    /// Counts those for which there is no room, which the processor behind it would drop without a word.
+    #[derive(Debug)]
+    struct Bounded(BatchSpanProcessor);
+
+    impl SpanProcessor for Bounded {
+        fn on_start(&self, span: &mut SdkSpan, context: &Context) {
+            self.0.on_start(span, context);
+        }
+
+        fn on_end(&self, span: SpanData) {
+            if WAITING.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+                WAITING.fetch_sub(1, Ordering::Relaxed);
+                LOST.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            self.0.on_end(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            self.0.force_flush()
+        }
+
+        fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+            self.0.shutdown_with_timeout(timeout)
+        }
+
+        fn set_resource(&mut self, resource: &Resource) {
+            self.0.set_resource(resource);
+        }
+    }
+
     /// Says once that the receiver is away, and once that it is back.
     #[derive(Debug)]
     struct Watched {
@@ -467,6 +566,7 @@ mod otlp {
 
     impl SpanExporter for Watched {
         async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            WAITING.fetch_sub(batch.len(), Ordering::Relaxed);
             let count = batch.len() as u64;
             let exported = self.inner.export(batch).await;
             match &exported {

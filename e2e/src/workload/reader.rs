@@ -2,7 +2,7 @@
 //! mistakes. It mends nothing: what a server leaves out stays out of the view.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client::Incoming;
@@ -11,10 +11,11 @@ use protocol::{
 };
 use rand::RngExt;
 use rand::rngs::StdRng;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::world::{Link, Phase, World, between};
-use crate::history::{Leave, Source, Step, View, Why};
+use crate::history::{Clock, Leave, Micros, Source, Step, View, Why};
 
 /// A head that was announced and does not come within this time, on a connection that is alive, will not come.
 const STUCK_AFTER: Duration = Duration::from_secs(6);
@@ -53,6 +54,8 @@ pub struct Reader {
     asked: u64,
     /// Of a crowd: the connection that was left last, while there is none in its place.
     left: Option<Leave>,
+    /// The connection that it was asked to leave, which goes on until there is another.
+    former: Option<Former>,
     has_come: bool,
 }
 
@@ -97,6 +100,35 @@ enum Left {
     TheEnd,
 }
 
+/// A connection that is read until there is another, only to know whether it lasts as long.
+struct Former {
+    reading: JoinHandle<()>,
+    lost: Arc<OnceLock<Micros>>,
+}
+
+impl Former {
+    fn keep(mut link: Link, clock: Clock) -> Self {
+        let lost = Arc::new(OnceLock::new());
+        let at = Arc::clone(&lost);
+        let reading = tokio::spawn(async move {
+            while !matches!(link.next().await, Incoming::Closed { .. }) {}
+            at.get_or_init(|| clock.now());
+        });
+        Self { reading, lost }
+    }
+
+    /// When it ended, if it has.
+    fn lost(&self) -> Option<Micros> {
+        self.lost.get().copied()
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
 impl Reader {
     pub fn new(
         world: Arc<World>,
@@ -128,6 +160,7 @@ impl Reader {
             done: Vec::new(),
             asked: 0,
             left: None,
+            former: None,
             has_come: false,
             world,
             user,
@@ -139,18 +172,15 @@ impl Reader {
     /// Reads until the session ends; everything that was seen.
     pub async fn run(mut self) -> Vec<View> {
         let mut failures = 0;
-        // The connection before, which goes on until there is another.
-        let mut before = None;
         while !self.is_over() {
             match self.world.connect(&self.user, &mut self.random).await {
                 Ok(link) => {
                     failures = 0;
-                    before = None;
                     let (link, left) = self.serve(link).await;
                     self.leaves(&left);
                     match left {
                         Left::TheEnd => break,
-                        Left::Asked => before = Some(link),
+                        Left::Asked => self.former = Some(Former::keep(link, self.world.clock)),
                         Left::Restless if self.random.random_bool(0.5) => link.close().await,
                         Left::Restless => drop(link),
                         Left::Broken(_) => {
@@ -165,11 +195,9 @@ impl Reader {
                 }
             }
         }
-        drop(before);
         // Who has read everything was not away, whatever the last connection was at.
         let back = self.has_all().then(|| self.world.clock.now());
-        let left = self.left.map(|leave| Leave { back, ..leave });
-        self.world.leaves.extend(left);
+        self.comes_back(back);
         let mut views = self.done;
         for (_, reading) in self.views {
             let to_the_end = true;
@@ -195,6 +223,7 @@ impl Reader {
             self.left.get_or_insert(Leave {
                 at,
                 why,
+                without: (why != Why::Asked).then_some(at),
                 back: None,
             });
         }
@@ -487,10 +516,19 @@ impl Reader {
             if !std::mem::replace(&mut self.has_come, true) {
                 self.world.arrived.send_modify(|count| *count += 1);
             }
-            let back = Some(at);
-            let left = self.left.take().map(|leave| Leave { back, ..leave });
-            self.world.leaves.extend(left);
+            self.comes_back(Some(at));
         }
+    }
+
+    /// Writes down that there is a connection again, if there was one before, or that there is none to the end.
+    fn comes_back(&mut self, back: Option<Micros>) {
+        let lost = self.former.take().and_then(|former| former.lost());
+        let left = self.left.take().map(|leave| Leave {
+            without: leave.without.or(lost),
+            back,
+            ..leave
+        });
+        self.world.leaves.extend(left);
     }
 
     /// Writes down that a subscription waits for too long. To ask again on the same connection would be answered twice.

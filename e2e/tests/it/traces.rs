@@ -12,7 +12,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::Servers;
+use testbed::{Authority, Servers};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -425,33 +425,28 @@ async fn a_request_goes_on_with_the_trace_of_its_sender() {
     assert_eq!(links(post), std::slice::from_ref(&first.span.span_id));
 
     // Who says that a trace is not recorded has none, and neither has nonsense.
-    for unrecorded in [
+    let unrecorded = [
         format!("00-{}-{parent}-00", Uuid::new_v4().simple()),
         "00-x".to_owned(),
-    ] {
+    ]
+    .map(|unrecorded| {
         let id = Uuid::now_v7();
         let body = json!({"id": id, "text": SECRET});
-        ask(
-            "POST",
-            pod.http,
-            path,
-            "alice",
-            &[("traceparent", &unrecorded)],
-            body,
-        );
-        pod_is_silent_about(&receiver, &id, &unrecorded);
-    }
+        let headers = [("traceparent", unrecorded.as_str())];
+        ask("POST", pod.http, path, "alice", &headers, body);
+        (unrecorded, id.simple().to_string())
+    });
+    // Whatever there is of them is sent at the end.
     pod.terminate();
     history.terminate();
+    for (traceparent, id) in &unrecorded {
+        assert_eq!(receiver.trace(id).len(), 0, "{traceparent}");
+    }
+    let of_requests = receiver.seen().into_iter().filter(|seen| {
+        seen.span.name.starts_with("POST ") && seen.span.name.ends_with("/messages")
+    });
+    assert_eq!(of_requests.count(), 1, "{:#?}", receiver.seen());
     assert!(!format!("{:?}", receiver.seen()).contains(SECRET));
-}
-
-fn pod_is_silent_about(receiver: &Receiver, id: &Uuid, traceparent: &str) {
-    assert_eq!(
-        receiver.trace(&id.simple().to_string()).len(),
-        0,
-        "{traceparent}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -493,6 +488,50 @@ async fn without_its_receiver_people_chat_as_ever() {
     pod.terminate();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_with_tls_is_trusted_by_its_authority_alone() {
+    if let Some(what) = testbed::missing() {
+        testbed::skipped(&what);
+        return;
+    }
+    let servers = testbed::shared().await;
+    let address = receiver_address();
+    let authority = Authority::new().unwrap();
+    let certificate = authority.certify(&[&address.ip().to_string()]).unwrap();
+    let receiver = Receiver::start_with(address, Some(&certificate)).await;
+    let stage = Stage::new(receiver.url());
+    let stranger = Authority::new().unwrap();
+    let of = |authority: &Authority| authority.file().to_str().unwrap().to_owned();
+    for (file, is_trusted) in [
+        (Some(of(&authority)), true),
+        (Some(of(&stranger)), false),
+        (None, false),
+    ] {
+        let more = file
+            .as_deref()
+            .map(|file| [("DARDA_OTLP_CA_FILE", file)].to_vec());
+        let pod = stage
+            .start(servers, "chat-service", &more.unwrap_or_default())
+            .await;
+        let traceparent = format!("00-{}-b7ad6b7169203331-01", Uuid::new_v4().simple());
+        let headers = [("x-darda-user", "alice"), ("traceparent", &*traceparent)];
+        get(pod.http, "/v1/rooms", &headers).unwrap();
+        let trace = &traceparent[3..35];
+        let name = if is_trusted { "sent" } else { "lost" };
+        let counted = format!("chat_otlp_spans_{name}_total ");
+        eventually(&counted, async || {
+            let metrics = pod.metrics();
+            let count = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix(&*counted));
+            count.is_some_and(|count| count != "0")
+        })
+        .await;
+        assert_eq!(!receiver.trace(trace).is_empty(), is_trusted, "{file:?}");
+        pod.terminate();
+    }
+}
+
 #[test]
 fn what_is_no_receiver_is_refused_at_the_start() {
     for (name, value, right) in [
@@ -503,10 +542,12 @@ fn what_is_no_receiver_is_refused_at_the_start() {
         ),
         ("DARDA_OTLP_RATIO", "2", "from 0 to 1"),
         ("DARDA_OTLP_RATIO", "often", "DARDA_OTLP_RATIO"),
+        ("DARDA_OTLP_CA_FILE", "/nowhere", "/nowhere cannot be read"),
     ] {
         let output = Command::new(programs().path("chat-service").unwrap())
             .env_clear()
             .env("DARDA_BACKEND", "cluster")
+            .env("DARDA_OTLP_ENDPOINT", "https://collector:4317")
             .env(name, value)
             .output()
             .unwrap();

@@ -603,9 +603,13 @@ impl Run {
     }
 
     fn judged(&self, generation: u64, mut events: Vec<Placed>, outcome: Outcome) {
+        let failed = !matches!(outcome, Outcome::Confirmed);
         for placed in &mut events {
             // It is over.
-            placed.span = Span::none();
+            let span = std::mem::replace(&mut placed.span, Span::none());
+            if failed {
+                runtime::trace::fail(&span);
+            }
         }
         let counters = &self.shared.counters;
         let counter = match outcome {

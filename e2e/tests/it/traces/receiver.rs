@@ -12,8 +12,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use testbed::Certificate;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 /// A span, and the program that it is of.
@@ -86,12 +87,18 @@ impl TraceService for Kept {
 pub struct Receiver {
     kept: Kept,
     address: SocketAddr,
+    scheme: &'static str,
     over: CancellationToken,
 }
 
 impl Receiver {
     /// On a port of this machine.
     pub async fn start(address: SocketAddr) -> Self {
+        Self::start_with(address, None).await
+    }
+
+    /// The same, with TLS where there is a certificate.
+    pub async fn start_with(address: SocketAddr, certificate: Option<&Certificate>) -> Self {
         let (kept, over) = (Kept::default(), CancellationToken::new());
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -99,13 +106,21 @@ impl Receiver {
             let accepted = listener.accept().await.map(|(stream, _)| stream);
             Some((accepted, listener))
         });
-        let serving = Server::builder()
+        let mut server = Server::builder();
+        if let Some(certificate) = certificate {
+            let [chain, key] =
+                [certificate.chain(), certificate.key()].map(|path| std::fs::read(path).unwrap());
+            let shown = ServerTlsConfig::new().identity(Identity::from_pem(chain, key));
+            server = server.tls_config(shown).unwrap();
+        }
+        let serving = server
             .add_service(TraceServiceServer::new(kept.clone()))
             .serve_with_incoming_shutdown(incoming, over.clone().cancelled_owned());
         tokio::spawn(serving);
         Self {
             kept,
             address,
+            scheme: certificate.map_or("http", |_| "https"),
             over,
         }
     }
@@ -115,7 +130,7 @@ impl Receiver {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Everything so far.

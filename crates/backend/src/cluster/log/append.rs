@@ -9,8 +9,9 @@ use ::redis::Value;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use protocol::{Event, EventBody, MessageId, RoomId, Seq, Timestamp};
+use runtime::trace::{self, TARGET};
 use runtime::traced;
-use tracing::Span;
+use tracing::{Span, info_span};
 use uuid::Uuid;
 
 use super::entry::{self, list, number, place, text};
@@ -481,14 +482,19 @@ impl Core {
         }
         for event in events {
             let pods = Arc::clone(&pods);
-            publisher.publish(
-                open.generation,
-                Placed {
-                    event,
-                    pods,
-                    span: Span::none(),
-                },
-            );
+            let span = event.id.map_or_else(Span::none, |id| {
+                trace::under(id.as_uuid().as_u128(), || {
+                    info_span!(
+                        target: TARGET,
+                        parent: None,
+                        "publish",
+                        otel.kind = "producer",
+                        messaging.system = "rabbitmq",
+                        helped = true
+                    )
+                })
+            });
+            publisher.publish(open.generation, Placed { event, pods, span });
         }
         Ok(())
     }
