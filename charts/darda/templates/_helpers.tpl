@@ -151,6 +151,13 @@ key: {{ index . 2 }}
           items: [{key: ca.crt, path: {{ $server }}-ca.crt}]
       {{- end }}
       {{- end }}
+      {{- with $root.Values.monitoring.traces }}
+      {{- if and .endpoint .caSecretName }}
+      - secret:
+          name: {{ .caSecretName }}
+          items: [{key: ca.crt, path: otlp-ca.crt}]
+      {{- end }}
+      {{- end }}
 {{- end -}}
 
 {{- define "darda.serversMount" -}}
@@ -223,19 +230,39 @@ checksum/secret: {{ include "darda.secretData" $root | sha256sum }}
 {{- end }}
 {{- end -}}
 
+{{/*
+The pods of a Deployment: (list . NAME IS-SCALED REPLICAS). Where something else scales it, as many as there are: a number that is
+left out after it was there counts as one. None at first.
+*/}}
+{{- define "darda.replicas" -}}
+{{- $root := index . 0 -}}
+{{- if not (index . 2) -}}
+{{- index . 3 -}}
+{{- else -}}
+{{- with lookup "apps/v1" "Deployment" $root.Release.Namespace (index . 1) -}}
+{{- .spec.replicas -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The origins of pages that may open sockets. */}}
 {{- define "darda.origins" -}}
 {{- $origins := .Values.chatService.allowedOrigins -}}
 {{- if .Values.ingress.enabled -}}
 {{- $secure := list -}}
-{{- range .Values.ingress.tls -}}{{- $secure = concat $secure (.hosts | default list) -}}{{- end -}}
+{{- range .Values.ingress.tls -}}{{- $secure = concat $secure (.hosts | default $.Values.ingress.hosts) -}}{{- end -}}
 {{- range .Values.ingress.hosts -}}
-{{- $origins = append $origins (printf "%s://%s" (has . $secure | ternary "https" "http") .) -}}
+{{- $wildcard := splitList "." . | rest | join "." | printf "*.%s" -}}
+{{- if not (hasPrefix "*" .) -}}
+{{- $origins = append $origins (printf "%s://%s" (or (has . $secure) (has $wildcard $secure) | ternary "https" "http") .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if .Values.httpRoute.enabled -}}
 {{- range .Values.httpRoute.hostnames -}}
+{{- if not (hasPrefix "*" .) -}}
 {{- $origins = append $origins (printf "%s://%s" $.Values.httpRoute.scheme .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $origins | uniq | join "," -}}
@@ -252,6 +279,9 @@ DARDA_LOG_FORMAT: {{ .Values.log.format | quote }}
 {{- if .endpoint }}
 DARDA_OTLP_ENDPOINT: {{ .endpoint | quote }}
 DARDA_OTLP_RATIO: {{ .ratio | quote }}
+{{- with .caSecretName }}
+DARDA_OTLP_CA_FILE: /etc/darda/servers/otlp-ca.crt
+{{- end }}
 {{- end }}
 {{- end }}
 DARDA_REDIS_URL_FILE: /etc/darda/servers/redis-url

@@ -54,6 +54,18 @@ const REFUSED: &[(&str, &str)] = &[
         "autoscaling.maxReplicas (1) is below autoscaling.minReplicas (2)",
     ),
     (
+        "chatService: {podDisruptionBudget: {maxUnavailable: '0%'}}",
+        "maxUnavailable",
+    ),
+    (
+        "chatService: {limits: {TEXT_BYTES: 65000}}",
+        "chatService.limits.TEXT_BYTES is 65000, which has to be at least 1024 below FRAME_BYTES (65536)",
+    ),
+    (
+        "ingress: {enabled: true, hosts: ['*.example.org']}",
+        "list their origins in chatService.allowedOrigins",
+    ),
+    (
         "redis: {external: {url: 'redis://h:1'}}",
         "redis.external is set, but redis.bundled is true: the one or the other",
     ),
