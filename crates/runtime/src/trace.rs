@@ -321,7 +321,7 @@ mod otlp {
         };
         let bad = |reason: String| EnvError::new("DARDA_OTLP_CA_FILE", reason);
         let pem = std::fs::read_to_string(&file)
-            .map_err(|error| bad(format!("{} cannot be read: {error}", file.display())))?;
+            .map_err(|error| bad(format!("cannot read {}: {error}", file.display())))?;
         if !pem.contains("-----BEGIN CERTIFICATE-----") {
             let reason = format!("{} has no certificate in PEM", file.display());
             return Err(bad(reason));

@@ -542,7 +542,7 @@ fn what_is_no_receiver_is_refused_at_the_start() {
         ),
         ("DARDA_OTLP_RATIO", "2", "from 0 to 1"),
         ("DARDA_OTLP_RATIO", "often", "DARDA_OTLP_RATIO"),
-        ("DARDA_OTLP_CA_FILE", "/nowhere", "/nowhere cannot be read"),
+        ("DARDA_OTLP_CA_FILE", "/nowhere", "cannot read /nowhere"),
     ] {
         let output = Command::new(programs().path("chat-service").unwrap())
             .env_clear()
