@@ -75,7 +75,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "mongodb: {bundled: false}",
-        "mongodb.bundled is false, so mongodb.external.existingSecret.name or mongodb.external.url has to say where it is",
+        "mongodb.bundled is false, so mongodb.external.existingSecret.name, mongodb.external.url or existingSecret has to say where it is",
     ),
     (
         "redis: {tls: {enabled: true}}",
