@@ -47,7 +47,11 @@ fn every_profile_is_as_it_has_to_be() {
             "--digest-source=tag",
         ]);
         // Nothing was built, so there is no other tag for what would be.
-        let text = text.replace(":latest", ":built");
+        let of_ours = |line: &str| match line.contains("darda-") {
+            true => line.replace(":latest", ":built") + "\n",
+            false => line.to_owned() + "\n",
+        };
+        let text: String = text.lines().map(of_ours).collect();
         let objects = objects::parse(&text).unwrap_or_else(|e| panic!("{profile}: {e}"));
         assert!(objects.len() > 30, "{profile}: {}", objects.len());
         let found = rules::complaints(&objects, &overlays::expected(profile));
