@@ -159,7 +159,12 @@ async fn a_rolling_restart_that_nobody_notices() {
     let pod = system.of_kind("pod-0").remove(0);
     pod.begin_to_end();
     until("it is known to leave", || !balancer.is_ready(0)).await;
-    sleep(NOTICED + Duration::from_millis(500)).await;
+    // In the middle of it.
+    let before = balancer.given(1).0;
+    until("its clients move", || {
+        balancer.given(1).0 >= before + CLIENTS / 10
+    })
+    .await;
     pod.kill().await.unwrap();
     pod.start().await.unwrap();
     until("it is back", || balancer.is_ready(0)).await;

@@ -112,7 +112,7 @@ impl Former {
         let at = Arc::clone(&lost);
         let reading = tokio::spawn(async move {
             while !matches!(link.next().await, Incoming::Closed { .. }) {}
-            at.get_or_init(|| clock.now());
+            let _ = at.set(clock.now());
         });
         Self { reading, lost }
     }
